@@ -1,0 +1,382 @@
+/*
+ * aggregate.c
+ *	  Serialising the writers of one aggregate, and what the log knows of it.
+ *
+ * Locks.  A writer takes a heavyweight lock that is keyed by a hash of the
+ * aggregate (and one keyed by the event id, if that is given), to the end of
+ * its transaction.  The lock is fair, the deadlock detector sees it, pg_locks
+ * shows it and it survives PREPARE TRANSACTION.  Two aggregates whose hashes
+ * collide wait for each other, nothing worse.
+ *
+ * The lock table is finite.  A transaction that has taken
+ * es.max_aggregate_locks of these locks takes each further one at session
+ * level and lets it go when it takes the next of the same kind: rows are
+ * inserted one by one (COPY does so because of our BEFORE trigger), so by then
+ * the row is in the index.  From there on the row itself protects the version:
+ * whoever wants the next one finds it with a dirty snapshot and waits for the
+ * transaction that inserted it.  So the limit costs concurrency checks
+ * nothing, and neither a unique violation nor a serialization failure comes
+ * from it.  What is lost beyond the limit is the global order of
+ * EsAcquireKeyLocks(): two batches of more aggregates than the limit can
+ * deadlock, and one of them gets 40P01.
+ *
+ * Session level locks must not outlive the transaction, nor be held next to a
+ * transaction level lock on the same tag, which PREPARE TRANSACTION refuses.
+ * The callbacks see to the first, EsAcquireKeyLock() to the second.
+ * pg_advisory_unlock_all() releases them too; the row still protects.
+ *
+ * Looking up.  SnapshotDirty sees committed rows, every row of the own
+ * transaction (of the running command too) and the rows of transactions in
+ * progress, for which we wait and look again.  In REPEATABLE READ and
+ * SERIALIZABLE the row found must be visible to the transaction's snapshot,
+ * otherwise the transaction would decide on history that it can't see: that
+ * is PostgreSQL's own rule for UPDATE, and its 40001.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "aggregate.h"
+#include "catalog.h"
+#include "catalog/pg_collation_d.h"
+#include "common/hashfn.h"
+#include "compat.h"
+#include "executor/executor.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/uuid.h"
+
+/* Transaction level locks taken at one nesting level, innermost first. */
+typedef struct LevelCount
+{
+	int level;
+	int count;
+	struct LevelCount *outer;
+} LevelCount;
+
+/* A session level lock, held while a row is on its way into the index. */
+typedef struct SessionLock
+{
+	bool held;
+	LOCKTAG tag;
+} SessionLock;
+
+static int lock_count = 0;
+static LevelCount *level_counts = NULL;
+static SessionLock session_locks[2];
+
+static uint64 hash_text(Datum value, uint64 seed);
+static int compare_locks(const void *a, const void *b);
+static void count_lock(void);
+static SessionLock *session_lock(EsLockKind kind);
+static void release_session_lock(SessionLock *lock);
+static void register_callbacks(void);
+static void end_transaction(XactEvent event, void *arg);
+static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
+							   SubTransactionId parentSubid, void *arg);
+static bool find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys,
+						TupleTableSlot *slot);
+static bool is_visible(Relation events, TupleTableSlot *slot);
+
+/* Returns the lock that serialises the writers of an aggregate. */
+EsKeyLock
+EsAggregateLock(Datum aggregate_type, Datum aggregate_id)
+{
+	EsKeyLock lock;
+
+	lock.kind = ES_LOCK_AGGREGATE;
+	lock.key = hash_text(aggregate_id, hash_text(aggregate_type, 0));
+	return lock;
+}
+
+/* Returns the lock that serialises the writers of an event id. */
+EsKeyLock
+EsEventIdLock(Datum event_id)
+{
+	EsKeyLock lock;
+
+	lock.kind = ES_LOCK_EVENT_ID;
+	lock.key = DatumGetUInt64(hash_any_extended((unsigned char *) DatumGetUUIDP(event_id),
+												UUID_LEN, 0));
+	return lock;
+}
+
+/*
+ * Takes a lock: to the end of the transaction, or beyond the limit until the
+ * next one of its kind is taken.
+ */
+void
+EsAcquireKeyLock(EsKeyLock lock)
+{
+	SessionLock *session = session_lock(lock.kind);
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (lock.key >> 32), (uint32) lock.key,
+						 lock.kind);
+	if (session->held && memcmp(&session->tag, &tag, sizeof(tag)) == 0)
+		return;
+
+	register_callbacks();
+	if (lock_count < EsMaxAggregateLocks)
+	{
+		if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+			count_lock();
+		return;
+	}
+
+	if (EsLockHeldByMe(&tag, ExclusiveLock))
+		return;
+	release_session_lock(session);
+	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	session->tag = tag;
+	session->held = true;
+}
+
+/*
+ * Takes several locks in one order that is the same for everybody, so that
+ * nobody who takes all his locks here can deadlock with another such one.
+ * Beyond the limit a lock would not be kept, so none is taken.
+ */
+void
+EsAcquireKeyLocks(EsKeyLock *locks, int nlocks)
+{
+	qsort(locks, nlocks, sizeof(EsKeyLock), compare_locks);
+	for (int i = 0; i < nlocks && lock_count < EsMaxAggregateLocks; i++)
+		if (i == 0 || compare_locks(&locks[i - 1], &locks[i]) != 0)
+			EsAcquireKeyLock(locks[i]);
+}
+
+/*
+ * Returns the aggregate's highest version, 0 if it does not exist.  Under the
+ * aggregate's lock that is the version before the next one.
+ */
+int64
+EsLastVersion(Relation events, Datum aggregate_type, Datum aggregate_id)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(events),
+													table_slot_callbacks(events));
+	ScanKeyData keys[2];
+	int64 version = 0;
+	bool isnull;
+
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, aggregate_type);
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, aggregate_id);
+	if (find_newest(events, ES_OBJECT_EVENTS_AGGREGATE, keys, 2, slot))
+	{
+		if (!is_visible(events, slot))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent append to aggregate %s \"%s\"",
+							TextDatumGetCString(aggregate_type),
+							TextDatumGetCString(aggregate_id)),
+					 errhint("Retry the transaction.")));
+		version = DatumGetInt64(slot_getattr(slot, ES_EVENT_VERSION, &isnull));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return version;
+}
+
+/*
+ * Fetches the event with this id into the slot and returns true, if there is
+ * one.  Under the event id's lock nobody can add one.
+ */
+bool
+EsFindEvent(Relation events, Datum event_id, TupleTableSlot *slot)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, event_id);
+	if (!find_newest(events, ES_OBJECT_EVENTS_EVENT_ID, &key, 1, slot))
+		return false;
+	if (!is_visible(events, slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent append of event %s",
+						DatumGetCString(DirectFunctionCall1(uuid_out, event_id))),
+				 errhint("Retry the transaction.")));
+	return true;
+}
+
+/* Hashes a text's bytes, which decide equality in collation "C". */
+static uint64
+hash_text(Datum value, uint64 seed)
+{
+	text *t = DatumGetTextPP(value);
+
+	return DatumGetUInt64(hash_any_extended((unsigned char *) VARDATA_ANY(t),
+											VARSIZE_ANY_EXHDR(t), seed));
+}
+
+/* Orders locks: aggregates before event ids, then by key. */
+static int
+compare_locks(const void *a, const void *b)
+{
+	const EsKeyLock *la = a;
+	const EsKeyLock *lb = b;
+
+	if (la->kind != lb->kind)
+		return la->kind < lb->kind ? -1 : 1;
+	if (la->key != lb->key)
+		return la->key < lb->key ? -1 : 1;
+	return 0;
+}
+
+/* Counts a lock at the current nesting level. */
+static void
+count_lock(void)
+{
+	int level = GetCurrentTransactionNestLevel();
+
+	if (level_counts == NULL || level_counts->level != level)
+	{
+		LevelCount *inner = MemoryContextAlloc(TopTransactionContext, sizeof(LevelCount));
+
+		inner->level = level;
+		inner->count = 0;
+		inner->outer = level_counts;
+		level_counts = inner;
+	}
+	level_counts->count++;
+	lock_count++;
+}
+
+/* Returns the place of the session level lock of this kind. */
+static SessionLock *
+session_lock(EsLockKind kind)
+{
+	return &session_locks[kind == ES_LOCK_AGGREGATE ? 0 : 1];
+}
+
+/* Releases a session level lock, unless somebody else has done so. */
+static void
+release_session_lock(SessionLock *lock)
+{
+	if (!lock->held)
+		return;
+	lock->held = false;
+	if (EsLockHeldByMe(&lock->tag, ExclusiveLock))
+		LockRelease(&lock->tag, ExclusiveLock, true);
+}
+
+/* Asks to be told of the ends of transactions and subtransactions. */
+static void
+register_callbacks(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	RegisterXactCallback(end_transaction, NULL);
+	RegisterSubXactCallback(end_subtransaction, NULL);
+	registered = true;
+}
+
+/*
+ * Forgets the transaction's locks, and releases those at session level: before
+ * PREPARE writes down what is held, otherwise after the rows are visible.
+ */
+static void
+end_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			lock_count = 0;
+			level_counts = NULL;
+			/* FALLTHROUGH */
+		case XACT_EVENT_PRE_PREPARE:
+			release_session_lock(&session_locks[0]);
+			release_session_lock(&session_locks[1]);
+			break;
+		default:
+			break;
+	}
+}
+
+/* Gives a committed subtransaction's count to its parent, takes back an aborted one's. */
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+				   void *arg)
+{
+	int level = GetCurrentTransactionNestLevel();
+
+	if (level_counts == NULL || level_counts->level < level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		lock_count -= level_counts->count;
+		level_counts = level_counts->outer;
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		LevelCount *outer = level_counts->outer;
+
+		if (outer != NULL && outer->level == level - 1)
+		{
+			outer->count += level_counts->count;
+			level_counts = outer;
+		}
+		else
+			level_counts->level = level - 1;
+	}
+}
+
+/*
+ * Fetches the row at the end of the index range that the keys select, waiting
+ * for the transaction that inserted it if that is still in progress.
+ */
+static bool
+find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys, TupleTableSlot *slot)
+{
+	Relation index = index_open(EsCatalogOid(index_object), AccessShareLock);
+	bool found;
+
+	for (;;)
+	{
+		SnapshotData dirty;
+		IndexScanDesc scan;
+		ItemPointerData tid;
+
+		InitDirtySnapshot(dirty);
+		scan = EsIndexBeginScan(events, index, &dirty, nkeys);
+		index_rescan(scan, keys, nkeys, NULL, 0);
+		found = index_getnext_slot(scan, BackwardScanDirection, slot);
+		index_endscan(scan);
+		if (!found || !TransactionIdIsValid(dirty.xmin))
+			break;
+
+		tid = slot->tts_tid;
+		ExecClearTuple(slot);
+		XactLockTableWait(dirty.xmin, events, &tid, XLTW_InsertIndex);
+		CHECK_FOR_INTERRUPTS();
+	}
+	index_close(index, AccessShareLock);
+	return found;
+}
+
+/* Tells whether the transaction may build on the row, which is not in progress elsewhere. */
+static bool
+is_visible(Relation events, TupleTableSlot *slot)
+{
+	TransactionId xmin;
+	bool isnull;
+
+	if (!IsolationUsesXactSnapshot())
+		return true;
+	xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+	return TransactionIdIsCurrentTransactionId(xmin) ||
+		table_tuple_satisfies_snapshot(events, slot, GetTransactionSnapshot());
+}

@@ -1,0 +1,40 @@
+/*
+ * apply.h
+ *	  The apply function of a fold projection, compiled.
+ */
+#ifndef ES_APPLY_H
+#define ES_APPLY_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "nodes/execnodes.h"
+#include "utils/rel.h"
+
+typedef struct EsApply EsApply;
+
+/*
+ * Resolves the text of an apply function, a name or a signature, for a state
+ * table.  Raises SE007 unless it names a function (state, es.events) -> state
+ * that is immutable, not strict, and that the current user may call.
+ */
+extern Oid	EsApplyResolve(Relation target, const char *text);
+
+/* Returns the text that names the function under every search_path. */
+extern char *EsApplyText(Oid function);
+
+/* Compiles the function in CurrentMemoryContext, as the current user. */
+extern EsApply *EsApplyCompile(Relation target, Oid function);
+
+/* Says whether the function can depend on settings, so that they must be pinned. */
+extern bool EsApplyPinned(EsApply *apply);
+
+/*
+ * Returns state' = apply(state, event), in the econtext's per-tuple memory.
+ * A null state is a row that does not exist, or that goes.  Returns the very
+ * state given when the event changes nothing.
+ */
+extern HeapTuple EsApplyEvent(EsApply *apply, ExprContext *econtext, HeapTuple state,
+							  TupleTableSlot *event);
+
+#endif							/* ES_APPLY_H */

@@ -1,0 +1,89 @@
+/*
+ * catalog.c
+ *	  OIDs of the extension's own tables.
+ *
+ * The OIDs are looked up once and kept until a relation is invalidated that is
+ * one of them (DROP EXTENSION and CREATE EXTENSION in one session change them
+ * all).  The invalidation callback only marks; the next caller looks up again.
+ */
+#include "postgres.h"
+
+#include "catalog.h"
+#include "catalog/namespace.h"
+#include "commands/extension.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+
+static const char *const object_names[ES_NOBJECTS] = {
+	[ES_OBJECT_EVENTS] = "events",
+	[ES_OBJECT_EVENTS_PKEY] = "events_pkey",
+	[ES_OBJECT_EVENTS_AGGREGATE] = "events_aggregate_key",
+	[ES_OBJECT_EVENTS_EVENT_ID] = "events_event_id_key",
+	[ES_OBJECT_POSITION_SEQ] = "events_position_seq",
+	[ES_OBJECT_PROJECTION] = "projection",
+	[ES_OBJECT_PROJECTION_PKEY] = "projection_pkey",
+};
+
+static Oid object_oids[ES_NOBJECTS];
+static bool oids_valid = false;
+
+static void load_oids(void);
+static void relation_changed(Datum arg, Oid relid);
+
+Oid
+EsCatalogOid(EsObject object)
+{
+	if (!oids_valid)
+		load_oids();
+	if (!OidIsValid(object_oids[object]))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"es.%s\" does not exist", object_names[object]),
+				 errhint("Run CREATE EXTENSION pg_eventsourcing.")));
+	return object_oids[object];
+}
+
+Oid
+EsCatalogExtension(void)
+{
+	return get_extension_oid("pg_eventsourcing", false);
+}
+
+/*
+ * Looks all OIDs up.  They hold until an invalidation only if all were found:
+ * nothing announces a relation that appears.
+ */
+static void
+load_oids(void)
+{
+	static bool registered = false;
+	bool all_found = true;
+	Oid schema = get_namespace_oid("es", false);
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+		registered = true;
+	}
+
+	for (int i = 0; i < ES_NOBJECTS; i++)
+	{
+		object_oids[i] = get_relname_relid(object_names[i], schema);
+		if (!OidIsValid(object_oids[i]))
+			all_found = false;
+	}
+	oids_valid = all_found;
+}
+
+/* Marks the OIDs as unknown when one of our relations changes. */
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (!oids_valid)
+		return;
+	if (!OidIsValid(relid))
+		oids_valid = false;
+	for (int i = 0; i < ES_NOBJECTS; i++)
+		if (object_oids[i] == relid)
+			oids_valid = false;
+}

@@ -1,0 +1,50 @@
+/*
+ * catalog.h
+ *	  OIDs and columns of the extension's own tables.
+ */
+#ifndef ES_CATALOG_H
+#define ES_CATALOG_H
+
+#include "postgres.h"
+
+/* Columns of es.events, in their order. */
+typedef enum EsEventColumn
+{
+	ES_EVENT_POSITION = 1,
+	ES_EVENT_VERSION,
+	ES_EVENT_RECORDED_AT,
+	ES_EVENT_OCCURRED_AT,
+	ES_EVENT_EVENT_ID,
+	ES_EVENT_SCHEMA_VERSION,
+	ES_EVENT_AGGREGATE_TYPE,
+	ES_EVENT_AGGREGATE_ID,
+	ES_EVENT_EVENT_TYPE,
+	ES_EVENT_SOURCE,
+	ES_EVENT_CORRELATION_ID,
+	ES_EVENT_CAUSATION_ID,
+	ES_EVENT_DATA,
+	ES_EVENT_METADATA
+} EsEventColumn;
+
+#define ES_EVENT_NCOLUMNS ES_EVENT_METADATA
+
+/* Objects of the extension whose OIDs the code needs. */
+typedef enum EsObject
+{
+	ES_OBJECT_EVENTS,           /* es.events */
+	ES_OBJECT_EVENTS_PKEY,      /* its index on (position) */
+	ES_OBJECT_EVENTS_AGGREGATE, /* its index on (aggregate_type, aggregate_id, version) */
+	ES_OBJECT_EVENTS_EVENT_ID,  /* its index on (event_id) */
+	ES_OBJECT_POSITION_SEQ,     /* es.events_position_seq */
+	ES_OBJECT_PROJECTION,       /* es.projection, the registry */
+	ES_OBJECT_PROJECTION_PKEY,  /* its index on (name) */
+	ES_NOBJECTS
+} EsObject;
+
+/* Returns the object's OID; an error where the extension is not installed. */
+extern Oid EsCatalogOid(EsObject object);
+
+/* Returns the extension's OID, for its owner and its membership. */
+extern Oid EsCatalogExtension(void);
+
+#endif /* ES_CATALOG_H */

@@ -1,0 +1,89 @@
+/*
+ * compat.h
+ *	  Differences between the PostgreSQL versions that we build against.
+ *
+ * The only place for #if PG_VERSION_NUM.  Each macro has the meaning that the
+ * newest version gives it.
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#include "access/htup_details.h"
+#include "executor/executor.h"
+#include "parser/parse_relation.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_eventsourcing needs PostgreSQL 15 or later"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define EsExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters) \
+	ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters, false)
+#define EsProcAclCheck(oid, role)       object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
+#define EsRelationOwnerCheck(oid, role) object_ownercheck(RelationRelationId, oid, role)
+#else
+#define EsExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters) \
+	ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters)
+#define EsProcAclCheck(oid, role)       pg_proc_aclcheck(oid, role, ACL_EXECUTE)
+#define EsRelationOwnerCheck(oid, role) pg_class_ownercheck(oid, role)
+#endif
+
+/* Goes before a declaration, as in PostgreSQL 18. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/*
+ * Gives an EState the range table of one relation that is inserted into, for
+ * the executor functions that look there for names and permissions.
+ */
+#if PG_VERSION_NUM >= 180000
+#define EsInitRangeTable(estate, rte) \
+	do \
+	{ \
+		List *es_perminfos = NIL; \
+		addRTEPermissionInfo(&es_perminfos, rte); \
+		ExecInitRangeTable(estate, list_make1(rte), es_perminfos, bms_make_singleton(1)); \
+	} while (0)
+#elif PG_VERSION_NUM >= 160000
+#define EsInitRangeTable(estate, rte) \
+	do \
+	{ \
+		List *es_perminfos = NIL; \
+		addRTEPermissionInfo(&es_perminfos, rte); \
+		ExecInitRangeTable(estate, list_make1(rte), es_perminfos); \
+	} while (0)
+#else
+#define EsInitRangeTable(estate, rte) ExecInitRangeTable(estate, list_make1(rte))
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define EsIndexBeginScan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define EsIndexBeginScan(heap, index, snapshot, nkeys) \
+	index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define EsStringToQualifiedNameList(text)    stringToQualifiedNameList(text, NULL)
+#define EsEvalPlanQualInit(epqstate, estate) EvalPlanQualInit(epqstate, estate, NULL, NIL, -1, NIL)
+#else
+#define EsStringToQualifiedNameList(text)    stringToQualifiedNameList(text)
+#define EsEvalPlanQualInit(epqstate, estate) EvalPlanQualInit(epqstate, estate, NULL, NIL, -1)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define EsLockHeldByMe(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define EsLockHeldByMe(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
+/* Declared by fmgr.h in later versions. */
+#if PG_VERSION_NUM < 160000
+extern PGDLLEXPORT void _PG_init(void);
+#endif
+
+#endif /* ES_COMPAT_H */

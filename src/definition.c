@@ -1,0 +1,531 @@
+/*
+ * definition.c
+ *	  Creating and dropping projections, and what becomes of them in DDL.
+ *
+ * A projection is a row of es.projection and a trigger on its state table.
+ * The trigger refuses direct writes (it is disabled where the table is not to
+ * be protected).  It also stands for the projection in pg_depend: it depends
+ * on the apply function, so the function can't be dropped without CASCADE, and
+ * when the trigger goes, with the function or with the table, the event
+ * trigger es.forget_dropped() removes the row.
+ *
+ * Locks.  Creating takes ShareRowExclusiveLock on es.events, which waits for
+ * all writers and holds them off until commit: those in flight know nothing of
+ * the new projection.  Then it takes the same lock on the state table, so that
+ * readers are let in.  Dropping needs no lock on es.events: AccessExclusiveLock
+ * on the state table waits for those who have applied the projection, and
+ * those who come later look at the registry again once they have the table.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_proc_d.h"
+#include "catalog/pg_trigger_d.h"
+#include "catalog/pg_type_d.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "projection.h"
+#include "rebuild.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+/* What es.create_projection() was called with. */
+typedef struct Definition
+{
+	char	   *name;
+	Oid			target;
+	char	   *apply;
+	char	   *key;
+	Datum		aggregate_types;	/* 0: null */
+	Datum		event_types;
+	char	   *mode;
+	bool		protect;
+	bool		populate;
+	Oid			function;
+} Definition;
+
+PG_FUNCTION_INFO_V1(es_create_projection);
+PG_FUNCTION_INFO_V1(es_drop_projection);
+PG_FUNCTION_INFO_V1(es_refuse_direct_write);
+PG_FUNCTION_INFO_V1(es_forget_dropped);
+
+static void read_arguments(FunctionCallInfo fcinfo, Definition *definition);
+static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
+static Datum filter_argument(FunctionCallInfo fcinfo, int arg, const char *name);
+static bool boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name);
+static void check_rights(Definition *definition);
+static void check_unused(Definition *definition);
+static void check_target(Relation target);
+static void compile_definition(Definition *definition, Relation target);
+static void add_trigger(Definition *definition);
+static void add_row(Definition *definition);
+static void populate(Definition *definition);
+static void remove_row(const char *name);
+static void execute(const char *command);
+static char *qualified_name(Oid relid);
+static void check_owner(EsProjection *projection);
+static bool was_dropped(EsProjection *projection);
+
+/* es.create_projection(): see the COMMENT and the locks above. */
+Datum
+es_create_projection(PG_FUNCTION_ARGS)
+{
+	Definition	definition = {0};
+	Relation	target;
+
+	PreventCommandIfReadOnly("es.create_projection()");
+	read_arguments(fcinfo, &definition);
+	check_rights(&definition);
+
+	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
+	target = try_table_open(definition.target, ShareRowExclusiveLock);
+	if (target == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", definition.target)));
+	EsProjectionsEnter();
+	check_unused(&definition);
+	check_target(target);
+	compile_definition(&definition, target);
+	table_close(target, NoLock);
+
+	add_trigger(&definition);
+	add_row(&definition);
+	EsProjectionsChanged();
+	CommandCounterIncrement();
+	if (definition.populate)
+		populate(&definition);
+	EsProjectionsLeave();
+	PG_RETURN_VOID();
+}
+
+/* es.drop_projection(): waits for whoever reads or writes the state table. */
+Datum
+es_drop_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_argument(fcinfo, 0, "name", true);
+	EsProjection *projection;
+	Relation	target;
+
+	PreventCommandIfReadOnly("es.drop_projection()");
+	EsProjectionsEnter();
+	do
+	{
+		projection = EsProjectionFind(name);
+		check_owner(projection);
+		target = EsProjectionOpen(projection, AccessExclusiveLock);
+	} while (target == NULL);
+	table_close(target, NoLock);
+
+	remove_row(name);
+	execute(psprintf("DROP TRIGGER IF EXISTS %s ON %s", ES_PROTECT_TRIGGER,
+					 qualified_name(projection->target)));
+	EsProjectionsLeave();
+	PG_RETURN_VOID();
+}
+
+/*
+ * es.refuse_direct_write(): trigger before any statement that changes a state
+ * table.  The projection itself doesn't use statements.
+ */
+Datum
+es_refuse_direct_write(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es.refuse_direct_write() must be called as a trigger")));
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_PROTECTED_STATE),
+			 errmsg("table \"%s\" is a state table and cannot be changed directly",
+					RelationGetRelationName(trigger->tg_relation)),
+			 errdetail("Its rows change only through events."),
+			 errhint("Append an event, or drop the projection with es.drop_projection() to make the table an ordinary one.")));
+}
+
+/* es.forget_dropped(): event trigger after a command that drops something. */
+Datum
+es_forget_dropped(PG_FUNCTION_ARGS)
+{
+	List	   *projections;
+	ListCell   *lc;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es.forget_dropped() must be called as an event trigger")));
+	if (!OidIsValid(get_extension_oid("pg_eventsourcing", true)))
+		PG_RETURN_NULL();
+
+	EsProjectionsEnter();
+	projections = EsProjections();
+	foreach(lc, projections)
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (was_dropped(projection))
+		{
+			ereport(NOTICE,
+					(errmsg("projection \"%s\" is removed with what it used", projection->name)));
+			remove_row(projection->name);
+		}
+	}
+	EsProjectionsLeave();
+	PG_RETURN_NULL();
+}
+
+static void
+read_arguments(FunctionCallInfo fcinfo, Definition *definition)
+{
+	char	   *on_error;
+
+	definition->name = text_argument(fcinfo, 0, "name", true);
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("target must not be null")));
+	definition->target = PG_GETARG_OID(1);
+	definition->apply = text_argument(fcinfo, 2, "apply", false);
+	definition->key = text_argument(fcinfo, 3, "key", false);
+	definition->aggregate_types = filter_argument(fcinfo, 4, "aggregate_types");
+	definition->event_types = filter_argument(fcinfo, 5, "event_types");
+	definition->mode = text_argument(fcinfo, 6, "mode", true);
+	on_error = text_argument(fcinfo, 7, "on_error", true);
+	definition->protect = boolean_argument(fcinfo, 8, "protect");
+	definition->populate = boolean_argument(fcinfo, 9, "populate");
+
+	if (definition->apply == NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("projection \"%s\" has no apply function", definition->name),
+				 errhint("Give apply the name of a function (state, es.events) -> state.")));
+	if (strcmp(definition->mode, "inline") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid mode \"%s\"", definition->mode),
+				 errhint("Projections are maintained in the writer's transaction: the mode is \"inline\".")));
+	if (strcmp(on_error, "stop") != 0 && strcmp(on_error, "park") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid on_error \"%s\"", on_error),
+				 errhint("It is \"stop\" or \"park\".")));
+}
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(arg))
+	{
+		if (required)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", name)));
+		return NULL;
+	}
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (value[strspn(value, " \t\r\n")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	if (strlen(value) > 1024 && required)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is longer than 1024 bytes", name)));
+	return value;
+}
+
+/* Returns an array of types that the projection is limited to, 0 for null. */
+static Datum
+filter_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	ArrayType  *array;
+
+	if (PG_ARGISNULL(arg))
+		return (Datum) 0;
+	array = PG_GETARG_ARRAYTYPE_P(arg);
+	if (ARR_NDIM(array) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a list that is not empty", name),
+				 errhint("Leave it out to take every type.")));
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain null", name)));
+	return PointerGetDatum(array);
+}
+
+static bool
+boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return PG_GETARG_BOOL(arg);
+}
+
+/*
+ * The projection sees every event, and can make every append fail.  So its
+ * owner must be allowed to read the log, and to write it or to put triggers
+ * on it.
+ */
+static void
+check_rights(Definition *definition)
+{
+	Oid			events = EsCatalogOid(ES_OBJECT_EVENTS);
+	char	   *table = get_rel_name(definition->target);
+
+	if (table != NULL && !EsRelationOwnerCheck(definition->target, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, table);
+	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+		pg_class_aclmask(events, GetUserId(), ACL_INSERT | ACL_TRIGGER, ACLMASK_ANY) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table events"),
+				 errdetail("A projection reads all events, and its failure makes appends fail."),
+				 errhint("Its owner needs SELECT, and INSERT or TRIGGER, on es.events.")));
+}
+
+static void
+check_unused(Definition *definition)
+{
+	ListCell   *lc;
+
+	foreach(lc, EsProjections())
+	{
+		EsProjection *other = lfirst(lc);
+
+		if (strcmp(other->name, definition->name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("projection \"%s\" already exists", definition->name)));
+		if (other->target == definition->target)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("table \"%s\" is the state table of projection \"%s\" already",
+							get_rel_name(definition->target), other->name),
+					 errhint("A state table is kept by one projection.")));
+	}
+}
+
+/* Refuses a relation that can't be kept, or can't be rebuilt, by a projection. */
+static void
+check_target(Relation target)
+{
+	const char *problem = NULL;
+
+	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || target->rd_rel->relispartition)
+		problem = "It is partitioned.";
+	else if (target->rd_rel->relkind != RELKIND_RELATION)
+		problem = "It is not a table.";
+	else if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		problem = "It is temporary, so other sessions could not maintain it.";
+	else if (target->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		problem = "It is unlogged, so it would be empty after a crash, unlike the log.";
+	else if (IsCatalogRelation(target) ||
+			 getExtensionOfObject(RelationRelationId, RelationGetRelid(target)) == EsCatalogExtension())
+		problem = "It is a table of the system.";
+	else if (check_enable_rls(RelationGetRelid(target), GetUserId(), true) == RLS_ENABLED)
+		problem = "Its owner is subject to its row-level security.";
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("\"%s\" cannot be a state table", RelationGetRelationName(target)),
+				 errdetail_internal("%s", problem),
+				 errhint("Use an ordinary table with a primary key.")));
+}
+
+/*
+ * Resolves the apply function and compiles the whole, to see that it can be.
+ * What PostgreSQL finds wrong with the text is reported as a faulty projection.
+ */
+static void
+compile_definition(Definition *definition, Relation target)
+{
+	Relation	events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), NoLock);
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		definition->function = EsApplyResolve(target, definition->apply);
+		(void) EsKeyCompile(target, events, definition->key);
+		(void) EsApplyCompile(target, definition->function);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) !=
+			ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) ||
+			error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			PG_RE_THROW();
+		FlushErrorState();
+		error->sqlerrcode = ES_ERRCODE_INVALID_PROJECTION;
+		if (error->hint == NULL)
+			error->hint = pstrdup("Give apply the name of a function (state, es.events) -> state.");
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	table_close(events, NoLock);
+}
+
+/* Adds the trigger that protects the table and makes the projection depend on its function. */
+static void
+add_trigger(Definition *definition)
+{
+	char	   *table = qualified_name(definition->target);
+	ObjectAddress trigger;
+	ObjectAddress function;
+
+	execute(psprintf("CREATE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s "
+					 "FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()",
+					 ES_PROTECT_TRIGGER, table));
+	execute(psprintf("ALTER TABLE %s %s TRIGGER %s", table,
+					 definition->protect ? "ENABLE ALWAYS" : "DISABLE", ES_PROTECT_TRIGGER));
+	ObjectAddressSet(trigger, TriggerRelationId,
+					 get_trigger_oid(definition->target, ES_PROTECT_TRIGGER, false));
+	ObjectAddressSet(function, ProcedureRelationId, definition->function);
+	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
+}
+
+/* Adds the row to the registry.  The caller's rights have been checked. */
+static void
+add_row(Definition *definition)
+{
+	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Datum		values[ES_PROJECTION_NCOLUMNS];
+	bool		nulls[ES_PROJECTION_NCOLUMNS] = {false};
+
+#define SET(column, value) values[ES_PROJECTION_##column - 1] = (value)
+#define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
+	SET(NAME, CStringGetTextDatum(definition->name));
+	SET(TARGET, ObjectIdGetDatum(definition->target));
+	SET(OWNER, ObjectIdGetDatum(GetUserId()));
+	SET(APPLY, CStringGetTextDatum(EsApplyText(definition->function)));
+	SET(KEY, definition->key == NULL ? (Datum) 0 : CStringGetTextDatum(definition->key));
+	SET(AGGREGATE_TYPES, definition->aggregate_types);
+	SET(EVENT_TYPES, definition->event_types);
+	SET(MODE, CStringGetTextDatum(definition->mode));
+	SET(PROTECT, BoolGetDatum(definition->protect));
+	SET(SETTINGS, PointerGetDatum(EsActingSettings()));
+	SET_NULL_IF(KEY, definition->key == NULL);
+	SET_NULL_IF(AGGREGATE_TYPES, definition->aggregate_types == (Datum) 0);
+	SET_NULL_IF(EVENT_TYPES, definition->event_types == (Datum) 0);
+#undef SET
+#undef SET_NULL_IF
+	CatalogTupleInsert(registry, heap_form_tuple(RelationGetDescr(registry), values, nulls));
+	table_close(registry, NoLock);
+}
+
+/* Replaces the table's rows by the fold of the log. */
+static void
+populate(Definition *definition)
+{
+	EsProjection *projection = EsProjectionFind(definition->name);
+	Relation	target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+
+	if (target == NULL)
+		elog(ERROR, "projection \"%s\" has changed while it was created", definition->name);
+	(void) EsRebuild(projection, target);
+	table_close(target, NoLock);
+}
+
+/* Removes the row from the registry, if it is there. */
+static void
+remove_row(const char *name)
+{
+	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, ES_PROJECTION_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+	key.sk_collation = C_COLLATION_OID;
+	scan = systable_beginscan(registry, EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), true,
+							  snapshot, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		CatalogTupleDelete(registry, &tuple->t_self);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(registry, NoLock);
+	EsProjectionsChanged();
+	CommandCounterIncrement();
+}
+
+/* Runs DDL as the current user. */
+static void
+execute(const char *command)
+{
+	SPI_connect();
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", command);
+	SPI_finish();
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+static void
+check_owner(EsProjection *projection)
+{
+	if (!has_privs_of_role(GetUserId(), projection->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of projection \"%s\"", projection->name)));
+}
+
+/* Says whether the running command has dropped the projection's table or trigger. */
+static bool
+was_dropped(EsProjection *projection)
+{
+	Oid			argtypes[2] = {OIDOID, TEXTOID};
+	Datum		args[2] = {ObjectIdGetDatum(projection->target), CStringGetTextDatum(ES_PROTECT_TRIGGER)};
+	bool		dropped;
+
+	SPI_connect();
+	if (SPI_execute_with_args(
+			"SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() AS d"
+			" WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+			"   AND d.objid OPERATOR(pg_catalog.=) $1"
+			"    OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
+			"   AND d.address_names[3] OPERATOR(pg_catalog.=) $2"
+			"   AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))"
+			"       OPERATOR(pg_catalog.=) $1",
+			2, argtypes, args, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the dropped objects");
+	dropped = SPI_processed > 0;
+	SPI_finish();
+	return dropped;
+}

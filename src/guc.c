@@ -1,0 +1,37 @@
+/*
+ * guc.c
+ *	  Settings of pg_eventsourcing.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "guc.h"
+#include "utils/guc.h"
+
+int			EsMaxAggregateLocks = 1000;
+int			EsReplayMemory = 256 * 1024;
+bool		EsRestore = false;
+
+/* Defines the settings and reserves the prefix "es". */
+void
+EsGucInit(void)
+{
+	DefineCustomIntVariable("es.max_aggregate_locks",
+							"Sets how many aggregates one transaction locks at most.",
+							"Further aggregates of the transaction are serialised by waiting for "
+							"each other's transaction instead of a lock of their own.",
+							&EsMaxAggregateLocks, 1000, 0, INT_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("es.replay_memory",
+							"Sets the memory that a replay may use to hold states.",
+							"A replay whose states do not fit reads the log once per part that does.",
+							&EsReplayMemory, 256 * 1024, 64, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("es.restore",
+							 "Loads events with the position, version and recorded_at they come with.",
+							 "Projections do not run. For superusers and the extension's owner.",
+							 &EsRestore, false,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("es");
+}

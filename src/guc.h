@@ -1,0 +1,21 @@
+/*
+ * guc.h
+ *	  Settings of pg_eventsourcing.
+ */
+#ifndef ES_GUC_H
+#define ES_GUC_H
+
+#include "postgres.h"
+
+/* es.max_aggregate_locks: heavyweight locks one transaction takes on aggregates */
+extern int	EsMaxAggregateLocks;
+
+/* es.replay_memory: what a replay may hold in memory, in kilobytes */
+extern int	EsReplayMemory;
+
+/* es.restore: keep the given position, version and recorded_at */
+extern bool EsRestore;
+
+extern void EsGucInit(void);
+
+#endif							/* ES_GUC_H */

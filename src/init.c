@@ -1,0 +1,30 @@
+/*
+ * init.c
+ *	  What happens when the library is loaded.
+ */
+#include "postgres.h"
+
+#include "compat.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "inline.h"
+#include "utils/builtins.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(es_version);
+
+/* Defines the settings and joins the layers that may not know each other. */
+void
+_PG_init(void)
+{
+	EsGucInit();
+	EsInlineInit();
+}
+
+/* es.version(): the version of the loaded library, as text. */
+Datum
+es_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(ES_VERSION));
+}

@@ -1,0 +1,360 @@
+/*
+ * inline.c
+ *	  Projections that are maintained in the writer's transaction.
+ *
+ * The events of a statement arrive as the transition table of es.events' AFTER
+ * INSERT trigger, in position order.  For each projection that wants some of
+ * them, the rows of their keys are fetched once, folded in memory, and written
+ * once.  Memory is bounded by work_mem: a larger batch is folded in parts.
+ *
+ * Order.  The state must be the fold of the log in position order, also where
+ * several aggregates feed one row.  So whoever appends must hold the row's key
+ * before he is given his position: two writers that got their positions first
+ * and the row second could meet in the other order.  The log calls us with
+ * each event just before it allocates the position (EsSerializeHook), and we
+ * lock the keys there, to the end of the transaction.
+ *
+ * A key's lock is one of KEY_LOCKS heavyweight locks, chosen by the key's
+ * hash, whichever the projection.  So a transaction holds a bounded number of
+ * them however many rows it feeds; two writers of different keys meet by
+ * chance once in KEY_LOCKS times.  The state tables are locked before, and
+ * the key locks of all projections in ascending order, so transactions of one
+ * event, or of one append_batch(), can't deadlock here.
+ *
+ * Where each row is fed by one aggregate only, the aggregate's lock has
+ * already done all this and no key is locked.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "append.h"
+#include "catalog.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "inline.h"
+#include "miscadmin.h"
+#include "projection.h"
+#include "state.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+
+#define KEY_LOCKS 2048
+#define KEY_LOCK_KIND 7004		/* field4 of the lock tag, see aggregate.h */
+
+/* The events of a statement, being applied to one projection. */
+typedef struct Batch
+{
+	Tuplestorestate *events;
+	TupleTableSlot *event;
+	int64		position;		/* of the event at work, or the last one of the row at work */
+	EsStateRows *rows;
+	EsStates   *states;
+} Batch;
+
+PG_FUNCTION_INFO_V1(es_apply_inline);
+
+static void serialize_events(TupleTableSlot **events, int nevents);
+static Bitmapset *add_key_locks(Bitmapset *locks, EsProjection *projection,
+								TupleTableSlot **events, int nevents);
+static void lock_keys(Bitmapset *locks);
+static bool fed_by_many(EsProjection *projection, EsFold *fold);
+static void check_trigger(FunctionCallInfo fcinfo);
+static bool any_match(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event);
+static bool apply_projection(EsProjection *projection, Tuplestorestate *events,
+							 TupleTableSlot *event);
+static void apply_events(Batch *batch, EsProjection *projection, Relation target);
+static void fold_event(Batch *batch, EsFold *fold);
+static void write_states(Batch *batch);
+static void write_state(EsStateEntry *entry, void *arg);
+static void find_event(Batch *batch);
+
+/* Joins the log, which does not know us. */
+void
+EsInlineInit(void)
+{
+	EsSerializeHook = serialize_events;
+}
+
+/*
+ * es.apply_inline(): AFTER INSERT trigger of es.events for each statement.
+ */
+Datum
+es_apply_inline(PG_FUNCTION_ARGS)
+{
+	Tuplestorestate *events;
+	TupleTableSlot *event;
+	List	   *projections;
+	List	   *done = NIL;
+	int			next = 0;
+
+	check_trigger(fcinfo);
+	if (EsRestoring())
+		PG_RETURN_POINTER(NULL);
+	EsProjectionsEnter();
+	projections = EsProjections();
+	if (projections != NIL)
+	{
+		events = ((TriggerData *) fcinfo->context)->tg_newtable;
+		event = MakeSingleTupleTableSlot(RelationGetDescr(((TriggerData *) fcinfo->context)->tg_relation),
+										 &TTSOpsMinimalTuple);
+		tuplestore_select_read_pointer(events, tuplestore_alloc_read_pointer(events, EXEC_FLAG_REWIND));
+		while (next < list_length(projections))
+		{
+			EsProjection *projection = list_nth(projections, next++);
+			Oid			target = projection->target;
+
+			if (list_member_oid(done, target) || !any_match(projection, events, event))
+				continue;
+			if (apply_projection(projection, events, event))
+				done = lappend_oid(done, target);
+			else
+			{
+				projections = EsProjections();
+				next = 0;
+			}
+		}
+		ExecDropSingleTupleTableSlot(event);
+	}
+	EsProjectionsLeave();
+	PG_RETURN_POINTER(NULL);
+}
+
+/*
+ * EsSerializeHook: locks the keys of the events that feed rows together with
+ * other aggregates' events.  If a definition changes while its table is
+ * locked, all is looked up again; locks that were not needed do no harm.
+ */
+static void
+serialize_events(TupleTableSlot **events, int nevents)
+{
+	Bitmapset  *locks = NULL;
+	List	   *projections;
+	int			next = 0;
+
+	EsProjectionsEnter();
+	projections = EsProjections();
+	while (next < list_length(projections))
+	{
+		EsProjection *projection = list_nth(projections, next++);
+		Relation	target;
+		int			i = 0;
+
+		while (i < nevents && !EsProjectionMatches(projection, events[i]))
+			i++;
+		if (i == nevents)
+			continue;
+		target = EsProjectionOpen(projection, RowExclusiveLock);
+		if (target == NULL)
+		{
+			projections = EsProjections();
+			next = 0;
+			continue;
+		}
+		if (fed_by_many(projection, EsProjectionFold(projection, target)))
+			locks = add_key_locks(locks, projection, events, nevents);
+		table_close(target, NoLock);
+	}
+	lock_keys(locks);
+	bms_free(locks);
+	EsProjectionsLeave();
+}
+
+/* Adds the numbers of the locks for the events' keys. */
+static Bitmapset *
+add_key_locks(Bitmapset *locks, EsProjection *projection, TupleTableSlot **events, int nevents)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EsFold	   *fold = projection->fold;
+	Datum		key[INDEX_MAX_KEYS];
+	EsActing	acting;
+	volatile int current = 0;
+	Bitmapset  *volatile result = locks;
+
+	EsProjectionAct(projection, &acting);
+	PG_TRY();
+	{
+		for (int i = 0; i < nevents; i++)
+		{
+			current = i;
+			if (!EsProjectionMatches(projection, events[i]))
+				continue;
+			fold->econtext->ecxt_outertuple = events[i];
+			if (EsKeyEval(fold->key, fold->econtext, key))
+				result = bms_add_member(result, EsKeyHash(fold->key, key) % KEY_LOCKS);
+			ResetExprContext(fold->econtext);
+		}
+	}
+	PG_CATCH();
+	{
+		EsProjectionFailed(projection, events[current], context);
+	}
+	PG_END_TRY();
+	EsActingEnd(&acting);
+	return result;
+}
+
+static void
+lock_keys(Bitmapset *locks)
+{
+	int			number = -1;
+
+	while ((number = bms_next_member(locks, number)) >= 0)
+	{
+		LOCKTAG		tag;
+
+		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, KEY_LOCK_KIND);
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	}
+}
+
+/* Says whether one row can get events of several aggregates. */
+static bool
+fed_by_many(EsProjection *projection, EsFold *fold)
+{
+	return !fold->key->injective || list_length(projection->aggregate_types) != 1;
+}
+
+static void
+check_trigger(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) || trigger->tg_newtable == NULL ||
+		RelationGetRelid(trigger->tg_relation) != EsCatalogOid(ES_OBJECT_EVENTS))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es.apply_inline() must be the AFTER INSERT trigger of es.events for each statement")));
+}
+
+/* Says whether the projection wants any of the events, so that its table isn't touched in vain. */
+static bool
+any_match(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event)
+{
+	bool		match = false;
+
+	tuplestore_rescan(events);
+	while (!match && tuplestore_gettupleslot(events, true, false, event))
+	{
+		CHECK_FOR_INTERRUPTS();
+		match = EsProjectionMatches(projection, event);
+	}
+	return match;
+}
+
+/* Applies the events to one projection; false: its definition has changed. */
+static bool
+apply_projection(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event)
+{
+	Relation	target = EsProjectionOpen(projection, RowExclusiveLock);
+	MemoryContext context = CurrentMemoryContext;
+	Batch		batch = {.events = events,.event = event};
+
+	if (target == NULL)
+		return false;
+	PG_TRY();
+	{
+		apply_events(&batch, projection, target);
+	}
+	PG_CATCH();
+	{
+		find_event(&batch);
+		EsProjectionFailed(projection, TupIsNull(event) ? NULL : event, context);
+	}
+	PG_END_TRY();
+	table_close(target, NoLock);
+	return true;
+}
+
+static void
+apply_events(Batch *batch, EsProjection *projection, Relation target)
+{
+	EsFold	   *fold = EsProjectionFold(projection, target);
+	EsActing	acting;
+
+	EsProjectionAct(projection, &acting);
+	batch->rows = EsStateRowsOpen(target, fold->key, !projection->protect);
+	batch->states = EsStatesCreate(fold->key, 16);
+	tuplestore_rescan(batch->events);
+	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
+	{
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!EsProjectionMatches(projection, batch->event))
+			continue;
+		batch->position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
+		EsProjectionAdvance(projection, batch->position);
+		fold_event(batch, fold);
+		if (EsStatesMemory(batch->states) > (Size) work_mem * 1024)
+		{
+			write_states(batch);
+			EsStatesDestroy(batch->states);
+			batch->states = EsStatesCreate(fold->key, 16);
+		}
+	}
+	write_states(batch);
+	EsStatesDestroy(batch->states);
+	EsStateRowsClose(batch->rows);
+	EsActingEnd(&acting);
+}
+
+static void
+fold_event(Batch *batch, EsFold *fold)
+{
+	Datum		key[INDEX_MAX_KEYS];
+
+	fold->econtext->ecxt_outertuple = batch->event;
+	if (EsKeyEval(fold->key, fold->econtext, key))
+	{
+		bool		is_new;
+		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key), &is_new);
+		HeapTuple	row;
+
+		if (is_new)
+			EsStateRowsFetch(batch->rows, batch->states, entry);
+		entry->last_position = batch->position;
+		row = EsApplyEvent(fold->apply, fold->econtext, entry->state, batch->event);
+		if (row != entry->state)
+		{
+			EsStatesKeep(batch->states, entry, row);
+			entry->changed = true;
+		}
+	}
+	ResetExprContext(fold->econtext);
+}
+
+/* Writes the rows that changed, and makes them visible to the next command. */
+static void
+write_states(Batch *batch)
+{
+	EsStatesVisit(batch->states, write_state, batch);
+	CommandCounterIncrement();
+}
+
+static void
+write_state(EsStateEntry *entry, void *arg)
+{
+	Batch	   *batch = arg;
+
+	CHECK_FOR_INTERRUPTS();
+	batch->position = entry->last_position;
+	if (entry->changed)
+		EsStateRowsWrite(batch->rows, entry);
+}
+
+/* Fetches the event at work again, to name it in an error. */
+static void
+find_event(Batch *batch)
+{
+	bool		isnull;
+
+	tuplestore_rescan(batch->events);
+	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
+		if (DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull)) == batch->position)
+			return;
+}

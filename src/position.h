@@ -1,0 +1,16 @@
+/*
+ * position.h
+ *	  Positions in the log, and up to where nothing can appear any more.
+ */
+#ifndef ES_POSITION_H
+#define ES_POSITION_H
+
+#include "postgres.h"
+
+/* Returns a new position; the aggregate's lock must be held. */
+extern int64 EsPositionNext(void);
+
+/* Returns the high-water mark; a snapshot to read with is taken afterwards. */
+extern int64 EsHighWaterMark(void);
+
+#endif /* ES_POSITION_H */

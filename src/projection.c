@@ -1,0 +1,451 @@
+/*
+ * projection.c
+ *	  The registry of projections, cached and compiled.
+ *
+ * Each backend keeps what es.projection says, and the compiled folds.  An
+ * invalidation callback only marks: the registry when es.projection changes
+ * (whoever changes it sends a relcache invalidation for it), a fold when its
+ * state table, or any function or type, changes.  Who looks next builds anew.
+ *
+ * A change can arrive while a fold is being evaluated, and what runs inside it
+ * may append and so look the registry up.  So what is replaced is freed only
+ * when nobody is using the cache: EsProjectionsEnter/Leave count the users.
+ *
+ * The registry is read with the latest snapshot whatever the isolation level.
+ * Why a writer can't miss a projection, nor run one that is gone: creating one
+ * locks es.events against all writers until it commits; dropping or replaying
+ * one takes a lock on the state table that conflicts with RowExclusiveLock,
+ * and writers take that lock before they rely on the definition
+ * (EsProjectionOpen), which processes the invalidation.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "catalog/pg_type_d.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/executor.h"
+#include "lib/stringinfo.h"
+#include "projection.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+static MemoryContext registry_context = NULL;	/* of registry */
+static List *registry = NIL;
+static bool registry_valid = false;
+static uint64 registry_changes = 0;
+static uint64 fold_changes = 0;
+static Oid	registry_relation = InvalidOid; /* es.projection, as last read */
+static List *garbage = NIL;		/* of MemoryContext, in TopMemoryContext */
+static int	users = 0;
+static uint64 transaction = 1;	/* counts this backend's transactions */
+
+static void register_callbacks(void);
+static void load_registry(void);
+static List *read_registry(MemoryContext context);
+static EsProjection *load_projection(HeapTuple tuple, TupleDesc desc);
+static List *text_list(Datum array, bool isnull);
+static void discard_registry(void);
+static void discard(MemoryContext context);
+static void compile(EsProjection *projection, Relation target);
+static bool list_has_text(List *list, Datum value);
+static void relation_changed(Datum arg, Oid relid);
+static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
+static void transaction_ended(XactEvent event, void *arg);
+static char *describe_event(TupleTableSlot *event);
+
+void
+EsProjectionsEnter(void)
+{
+	users++;
+}
+
+void
+EsProjectionsLeave(void)
+{
+	if (--users > 0)
+		return;
+	while (garbage != NIL)
+	{
+		MemoryContextDelete(linitial(garbage));
+		garbage = list_delete_first(garbage);
+	}
+}
+
+List *
+EsProjections(void)
+{
+	if (!registry_valid)
+		load_registry();
+	return registry;
+}
+
+EsProjection *
+EsProjectionFind(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (strcmp(projection->name, name) == 0)
+			return projection;
+	}
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_UNKNOWN_NAME),
+			 errmsg("projection \"%s\" does not exist", name),
+			 errhint("The view es.projections lists them.")));
+}
+
+bool
+EsProjectionMatches(EsProjection *projection, TupleTableSlot *event)
+{
+	bool		isnull;
+
+	if (projection->event_types != NIL &&
+		!list_has_text(projection->event_types, slot_getattr(event, ES_EVENT_EVENT_TYPE, &isnull)))
+		return false;
+	if (projection->aggregate_types != NIL &&
+		!list_has_text(projection->aggregate_types, slot_getattr(event, ES_EVENT_AGGREGATE_TYPE, &isnull)))
+		return false;
+	return true;
+}
+
+Relation
+EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
+{
+	Relation	target = try_table_open(projection->target, lockmode);
+
+	/* If anything has changed, then projection is no longer in the registry's list. */
+	if (target != NULL && (!registry_valid || !list_member_ptr(registry, projection)))
+	{
+		table_close(target, NoLock);
+		return NULL;
+	}
+	return target;
+}
+
+EsFold *
+EsProjectionFold(EsProjection *projection, Relation target)
+{
+	if (projection->fold == NULL || !projection->fold->valid)
+	{
+		EsActing	acting;
+
+		discard(projection->fold_context);
+		projection->fold = NULL;
+		projection->fold_context = NULL;
+		EsActingBegin(&acting, projection->owner, projection->settings);
+		compile(projection, target);
+		EsActingEnd(&acting);
+	}
+	return projection->fold;
+}
+
+void
+EsProjectionAct(EsProjection *projection, EsActing *acting)
+{
+	EsFold	   *fold = projection->fold;
+	bool		pinned = fold == NULL || fold->key->pinned || EsApplyPinned(fold->apply);
+
+	EsActingBegin(acting, projection->owner, pinned ? projection->settings : NULL);
+}
+
+/*
+ * A statement's events are applied when it ends.  A function that the
+ * statement calls may append meanwhile, and its events are applied at once;
+ * then the statement's own come too late.
+ */
+void
+EsProjectionAdvance(EsProjection *projection, int64 position)
+{
+	if (projection->transaction == transaction && position < projection->last_position)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("events were appended by a function inside a statement that appends events"),
+				 errdetail("Position " INT64_FORMAT " was applied before position " INT64_FORMAT ".",
+						   projection->last_position, position),
+				 errhint("Append in separate statements.")));
+	projection->transaction = transaction;
+	projection->last_position = position;
+}
+
+void
+EsProjectionsChanged(void)
+{
+	CacheInvalidateRelcacheByRelid(EsCatalogOid(ES_OBJECT_PROJECTION));
+}
+
+/*
+ * Keeps the SQLSTATEs that a client acts on (retry, cancel, shut down), and
+ * those that don't come from the event.
+ */
+void
+EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContext context)
+{
+	ErrorData  *cause;
+	int			category;
+
+	MemoryContextSwitchTo(context);
+	cause = CopyErrorData();
+	category = ERRCODE_TO_CATEGORY(cause->sqlerrcode);
+	if (category == ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
+		cause->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		cause->sqlerrcode == ES_ERRCODE_PROJECTION_FAILED)
+		PG_RE_THROW();
+
+	FlushErrorState();
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_PROJECTION_FAILED),
+			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),
+			 event == NULL ? 0 : errdetail_internal("%s", describe_event(event)),
+			 cause->hint == NULL ? 0 : errhint("%s", cause->hint),
+			 errcontext("cause: %s%s%s%s%s", unpack_sql_state(cause->sqlerrcode),
+						cause->detail == NULL ? "" : ", ", cause->detail == NULL ? "" : cause->detail,
+						cause->context == NULL ? "" : "\n", cause->context == NULL ? "" : cause->context)));
+}
+
+static void
+register_callbacks(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, object_changed, (Datum) 0);
+	RegisterXactCallback(transaction_ended, NULL);
+	registered = true;
+}
+
+/* Reads es.projection, again if it changes while it is read; marked valid last. */
+static void
+load_registry(void)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es projections",
+												  ALLOCSET_SMALL_SIZES);
+	List	   *list;
+	uint64		changes;
+
+	register_callbacks();
+	do
+	{
+		changes = registry_changes;
+		MemoryContextReset(context);
+		list = read_registry(context);
+	} while (changes != registry_changes);
+
+	discard_registry();
+	MemoryContextSetParent(context, CacheMemoryContext);
+	registry_context = context;
+	registry = list;
+	registry_valid = true;
+}
+
+/* Returns what es.projection holds now, by name. */
+static List *
+read_registry(MemoryContext context)
+{
+	Relation	relation = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), AccessShareLock);
+	Relation	index = index_open(EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan_ordered(relation, index, snapshot, 0, NULL);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *list = NIL;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+		list = lappend(list, load_projection(tuple, RelationGetDescr(relation)));
+	MemoryContextSwitchTo(old);
+	registry_relation = RelationGetRelid(relation);
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(relation, AccessShareLock);
+	return list;
+}
+
+static EsProjection *
+load_projection(HeapTuple tuple, TupleDesc desc)
+{
+	EsProjection *projection = palloc0(sizeof(EsProjection));
+	Datum		values[ES_PROJECTION_NCOLUMNS];
+	bool		nulls[ES_PROJECTION_NCOLUMNS];
+
+#define VALUE(column) values[ES_PROJECTION_##column - 1]
+#define ISNULL(column) nulls[ES_PROJECTION_##column - 1]
+	heap_deform_tuple(tuple, desc, values, nulls);
+	projection->name = TextDatumGetCString(VALUE(NAME));
+	projection->target = DatumGetObjectId(VALUE(TARGET));
+	projection->owner = DatumGetObjectId(VALUE(OWNER));
+	projection->apply = TextDatumGetCString(VALUE(APPLY));
+	projection->key = ISNULL(KEY) ? NULL : TextDatumGetCString(VALUE(KEY));
+	projection->aggregate_types = text_list(VALUE(AGGREGATE_TYPES), ISNULL(AGGREGATE_TYPES));
+	projection->event_types = text_list(VALUE(EVENT_TYPES), ISNULL(EVENT_TYPES));
+	projection->protect = DatumGetBool(VALUE(PROTECT));
+	projection->settings = DatumGetArrayTypePCopy(VALUE(SETTINGS));
+#undef VALUE
+#undef ISNULL
+	return projection;
+}
+
+/* Returns the elements of a text array as a list of text. */
+static List *
+text_list(Datum array, bool isnull)
+{
+	List	   *list = NIL;
+	Datum	   *items;
+	int			nitems;
+
+	if (isnull)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &items, NULL, &nitems);
+	for (int i = 0; i < nitems; i++)
+		list = lappend(list, DatumGetTextPCopy(items[i]));
+	return list;
+}
+
+static void
+discard_registry(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, registry)
+		discard(((EsProjection *) lfirst(lc))->fold_context);
+	discard(registry_context);
+}
+
+/* Frees a context, now or when nobody uses the cache any more. */
+static void
+discard(MemoryContext context)
+{
+	MemoryContext old;
+
+	if (context == NULL)
+		return;
+	if (users == 0)
+	{
+		MemoryContextDelete(context);
+		return;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	garbage = lappend(garbage, context);
+	MemoryContextSwitchTo(old);
+}
+
+/* Compiles the fold in a context of its own, which is kept only if that succeeds. */
+static void
+compile(EsProjection *projection, Relation target)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es fold",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Relation	events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	EsFold	   *fold = palloc(sizeof(EsFold));
+	uint64		changes = fold_changes;
+
+	fold->key = EsKeyCompile(target, events, projection->key);
+	fold->apply = EsApplyCompile(target, EsApplyResolve(target, projection->apply));
+	fold->econtext = CreateStandaloneExprContext();
+	table_close(events, NoLock);
+	MemoryContextSwitchTo(old);
+	fold->valid = changes == fold_changes;
+
+	MemoryContextSetParent(context, CacheMemoryContext);
+	projection->fold = fold;
+	projection->fold_context = context;
+}
+
+static bool
+list_has_text(List *list, Datum value)
+{
+	text	   *wanted = DatumGetTextPP(value);
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		text	   *item = lfirst(lc);
+
+		if (VARSIZE_ANY_EXHDR(item) == VARSIZE_ANY_EXHDR(wanted) &&
+			memcmp(VARDATA_ANY(item), VARDATA_ANY(wanted), VARSIZE_ANY_EXHDR(item)) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	ListCell   *lc;
+
+	/* A registry that was read names the relation that it was read from. */
+	if (!OidIsValid(relid) || relid == registry_relation)
+	{
+		registry_valid = false;
+		registry_changes++;
+	}
+	fold_changes++;
+	foreach(lc, registry)
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (projection->fold != NULL && (!OidIsValid(relid) || relid == projection->target))
+			projection->fold->valid = false;
+	}
+}
+
+static void
+object_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	ListCell   *lc;
+
+	fold_changes++;
+	foreach(lc, registry)
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (projection->fold != NULL)
+			projection->fold->valid = false;
+	}
+}
+
+/* Nobody uses the cache between transactions, however the last one ended. */
+static void
+transaction_ended(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE ||
+		event == XACT_EVENT_PARALLEL_PRE_COMMIT)
+		return;
+	transaction++;
+	users = 1;
+	EsProjectionsLeave();
+}
+
+static char *
+describe_event(TupleTableSlot *event)
+{
+	Datum		values[ES_EVENT_NCOLUMNS];
+
+	slot_getallattrs(event);
+	memcpy(values, event->tts_values, sizeof(values));
+	return psprintf("Event \"%s\" of aggregate %s/%s: version " INT64_FORMAT
+					", position " INT64_FORMAT ", event id %s.",
+					TextDatumGetCString(values[ES_EVENT_EVENT_TYPE - 1]),
+					TextDatumGetCString(values[ES_EVENT_AGGREGATE_TYPE - 1]),
+					TextDatumGetCString(values[ES_EVENT_AGGREGATE_ID - 1]),
+					DatumGetInt64(values[ES_EVENT_VERSION - 1]),
+					DatumGetInt64(values[ES_EVENT_POSITION - 1]),
+					DatumGetCString(DirectFunctionCall1(uuid_out, values[ES_EVENT_EVENT_ID - 1])));
+}

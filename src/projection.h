@@ -1,0 +1,101 @@
+/*
+ * projection.h
+ *	  The registry of projections, cached and compiled.
+ */
+#ifndef ES_PROJECTION_H
+#define ES_PROJECTION_H
+
+#include "postgres.h"
+
+#include "acting.h"
+#include "apply.h"
+#include "key.h"
+#include "nodes/pg_list.h"
+#include "utils/rel.h"
+
+/* Columns of es.projection, in their order. */
+typedef enum EsProjectionColumn
+{
+	ES_PROJECTION_NAME = 1,
+	ES_PROJECTION_TARGET,
+	ES_PROJECTION_OWNER,
+	ES_PROJECTION_APPLY,
+	ES_PROJECTION_KEY,
+	ES_PROJECTION_AGGREGATE_TYPES,
+	ES_PROJECTION_EVENT_TYPES,
+	ES_PROJECTION_MODE,
+	ES_PROJECTION_PROTECT,
+	ES_PROJECTION_SETTINGS
+} EsProjectionColumn;
+
+#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_SETTINGS
+
+/* The trigger on a state table that refuses direct writes and stands for the projection in pg_depend. */
+#define ES_PROTECT_TRIGGER "es_protect"
+
+/* A fold: what the rows of a state table are computed with. */
+typedef struct EsFold
+{
+	EsKey	   *key;
+	EsApply    *apply;
+	ExprContext *econtext;		/* reset it after each event */
+	bool		valid;
+} EsFold;
+
+typedef struct EsProjection
+{
+	char	   *name;
+	Oid			target;
+	Oid			owner;
+	char	   *apply;
+	char	   *key;			/* null: the aggregate's id */
+	List	   *aggregate_types;	/* of text; NIL: all */
+	List	   *event_types;	/* of text; NIL: all */
+	bool		protect;
+	ArrayType  *settings;
+
+	EsFold	   *fold;			/* null: not compiled */
+	MemoryContext fold_context;
+	int64		last_position;	/* of the last event applied in this transaction */
+	uint64		transaction;	/* that last_position is of */
+} EsProjection;
+
+/*
+ * Brackets every use of the cache: what the functions below return stays valid
+ * until the outermost EsProjectionsLeave(), or the end of the transaction.
+ */
+extern void EsProjectionsEnter(void);
+extern void EsProjectionsLeave(void);
+
+/* Returns the inline projections (EsProjection *), by name, as of the latest commit. */
+extern List *EsProjections(void);
+
+/* Returns the projection of that name; raises SE006 if there is none. */
+extern EsProjection *EsProjectionFind(const char *name);
+
+/* Says whether the event passes the projection's filters. */
+extern bool EsProjectionMatches(EsProjection *projection, TupleTableSlot *event);
+
+/*
+ * Locks the state table and opens it.  Returns null when the projection is no
+ * longer what it was: then look it up again.
+ */
+extern Relation EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode);
+
+/* Returns the projection's fold, compiled as its owner.  The caller has opened the state table. */
+extern EsFold *EsProjectionFold(EsProjection *projection, Relation target);
+
+/* Becomes the projection's owner, to evaluate its fold; ends with EsActingEnd(). */
+extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
+
+/* Keeps events in position order; an error if one comes after an event that follows it. */
+extern void EsProjectionAdvance(EsProjection *projection, int64 position);
+
+/* Tells every session that the registry has changed. */
+extern void EsProjectionsChanged(void);
+
+/* Rethrows the current error as SE008, naming the event it is about (may be null). */
+extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,
+							   MemoryContext context);
+
+#endif							/* ES_PROJECTION_H */

@@ -1,0 +1,483 @@
+/*
+ * rebuild.c
+ *	  Building a state table anew from the log.
+ *
+ * The new rows go into a heap beside the table, which then takes the place of
+ * the table's own, as in REFRESH MATERIALIZED VIEW: the table keeps its OID,
+ * and so its views, foreign keys, grants and triggers.  Indexes are built once,
+ * at the end.  Rows are written frozen; a transaction whose snapshot is older
+ * sees the new rows rather than none.
+ *
+ * Order.  The log is read in physical order, which is cheaper by far than the
+ * order of an index.  An aggregate's events lie nearly always in the order of
+ * their positions, but not surely: writers fill different pages, and pages
+ * that a rolled-back transaction left empty are filled again.  So each state
+ * remembers the last position folded into it.  If an earlier one turns up, the
+ * state is thrown away, and folded anew in a second pass which reads the log
+ * in position order and looks at such states only.
+ *
+ * Memory.  If the states outgrow es.replay_memory, only those are kept whose
+ * key's hash lies in the first half of what is still to do, and the pass
+ * starts again: the log is read once for each part of the keys that fits.
+ *
+ * Writers.  The caller's ShareRowExclusiveLock on the state table waits for
+ * every transaction that has applied the projection, and holds off those that
+ * will.  A snapshot taken then sees just the events that the old rows reflect.
+ * Readers are let in until the swap.  The stronger lock for it is asked for
+ * with short waits, because someone who reads the table and then appends would
+ * deadlock with us; if it can't be had in time, the rebuild fails and the
+ * table stays as it was.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/multixact.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "catalog/pg_constraint.h"
+#include "commands/cluster.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "direct.h"
+#include "errors.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "rebuild.h"
+#include "state.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define WRITE_BATCH 1000		/* rows that go to the heap at once */
+#define SWAP_WAIT 100			/* milliseconds of one wait for the exclusive lock */
+#define SWAP_PATIENCE 60000		/* milliseconds of waiting in all, without lock_timeout */
+#define MAX_PART_BITS 31
+
+/* Writes rows into the new heap. */
+typedef struct Writer
+{
+	Relation	heap;
+	EsKey	   *key;
+	EState	   *estate;			/* of the state table, for its constraints */
+	ResultRelInfo *target;
+	BulkInsertState bulk;
+	CommandId	cid;
+	MemoryContext batch;
+	TupleTableSlot *slots[WRITE_BATCH];
+	int			nslots;
+	int64		rows;
+} Writer;
+
+typedef struct Rebuild
+{
+	EsProjection *projection;
+	EsFold	   *fold;
+	Relation	events;
+	Snapshot	snapshot;
+	TupleTableSlot *event;
+	EsStates   *states;
+	Writer		writer;
+	int			part_bits;		/* a part is the keys whose hash starts with these bits ... */
+	uint32		part;			/* ... of this value */
+	bool		misordered;		/* some states must be folded in position order */
+	int64		part_events;
+	EsRebuilt	result;
+} Rebuild;
+
+static void build_heap(Rebuild *rebuild, Relation target, Oid heap);
+static void fold_parts(Rebuild *rebuild);
+static bool fold_part(Rebuild *rebuild);
+static bool fold_in_physical_order(Rebuild *rebuild);
+static bool fold_in_position_order(Rebuild *rebuild);
+static bool fold_event(Rebuild *rebuild, bool in_position_order);
+static bool in_part(Rebuild *rebuild, uint32 hash);
+static void forget_misordered(EsStateEntry *entry, void *arg);
+static void open_writer(Writer *writer, Relation target, Oid heap, EsKey *key);
+static void write_state(EsStateEntry *entry, void *arg);
+static void flush_writer(Writer *writer);
+static void close_writer(Writer *writer);
+static void lock_for_swap(Relation target);
+static bool try_lock(Oid relid, int timeout);
+static void check_foreign_keys(Relation target);
+static void check_foreign_key(HeapTuple tuple);
+
+EsRebuilt
+EsRebuild(EsProjection *projection, Relation target)
+{
+	Rebuild		rebuild = {.projection = projection};
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es rebuild",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Oid			relid = RelationGetRelid(target);
+	Oid			heap;
+
+	CheckTableNotInUse(target, "rebuild");
+	CommandCounterIncrement();
+	heap = make_new_heap(relid, target->rd_rel->reltablespace, target->rd_rel->relam,
+						 target->rd_rel->relpersistence, ExclusiveLock);
+	build_heap(&rebuild, target, heap);
+
+	lock_for_swap(target);
+	CheckTableNotInUse(target, "rebuild");
+	finish_heap_swap(relid, heap, false, false, true, true, RecentXmin, ReadNextMultiXactId(),
+					 target->rd_rel->relpersistence);
+	pgstat_count_truncate(target);
+	pgstat_count_heap_insert(target, rebuild.result.rows);
+	check_foreign_keys(target);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return rebuild.result;
+}
+
+/* Fills the new heap, as the projection's owner. */
+static void
+build_heap(Rebuild *rebuild, Relation target, Oid heap)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EsActing	acting;
+
+	rebuild->fold = EsProjectionFold(rebuild->projection, target);
+	rebuild->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	rebuild->event = table_slot_create(rebuild->events, NULL);
+	PushActiveSnapshot(GetLatestSnapshot());
+	rebuild->snapshot = GetActiveSnapshot();
+	EsProjectionAct(rebuild->projection, &acting);
+	open_writer(&rebuild->writer, target, heap, rebuild->fold->key);
+	PG_TRY();
+	{
+		fold_parts(rebuild);
+	}
+	PG_CATCH();
+	{
+		EsProjectionFailed(rebuild->projection, TupIsNull(rebuild->event) ? NULL : rebuild->event,
+						   context);
+	}
+	PG_END_TRY();
+	close_writer(&rebuild->writer);
+	EsActingEnd(&acting);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(rebuild->event);
+	table_close(rebuild->events, NoLock);
+	rebuild->result.rows = rebuild->writer.rows;
+}
+
+/*
+ * Folds and writes part by part, in the order of the keys' hashes.  A part
+ * that doesn't fit is halved; what follows it is halved as well, because it
+ * would not fit either.
+ */
+static void
+fold_parts(Rebuild *rebuild)
+{
+	do
+	{
+		bool		fits;
+
+		rebuild->states = EsStatesCreate(rebuild->fold->key, 1024);
+		rebuild->misordered = false;
+		rebuild->part_events = 0;
+		fits = fold_part(rebuild);
+		if (fits)
+		{
+			EsStatesVisit(rebuild->states, write_state, &rebuild->writer);
+			flush_writer(&rebuild->writer);
+			rebuild->result.events += rebuild->part_events;
+			rebuild->part++;
+		}
+		else
+		{
+			rebuild->part_bits++;
+			rebuild->part <<= 1;
+		}
+		EsStatesDestroy(rebuild->states);
+	} while (rebuild->part < ((uint32) 1 << rebuild->part_bits));
+}
+
+/* Folds the events of the part's keys; false: they don't fit. */
+static bool
+fold_part(Rebuild *rebuild)
+{
+	if (!fold_in_physical_order(rebuild))
+		return false;
+	if (!rebuild->misordered)
+		return true;
+	EsStatesVisit(rebuild->states, forget_misordered, rebuild->states);
+	return fold_in_position_order(rebuild);
+}
+
+/* The scan must not join another one in the middle of the table, hence the options. */
+static bool
+fold_in_physical_order(Rebuild *rebuild)
+{
+	TableScanDesc scan = table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL,
+											   true, false);
+	bool		fits = true;
+
+	while (fits && table_scan_getnextslot(scan, ForwardScanDirection, rebuild->event))
+		fits = fold_event(rebuild, false);
+	ExecClearTuple(rebuild->event);
+	table_endscan(scan);
+	return fits;
+}
+
+static bool
+fold_in_position_order(Rebuild *rebuild)
+{
+	Relation	index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	IndexScanDesc scan = EsIndexBeginScan(rebuild->events, index, rebuild->snapshot, 0);
+	bool		fits = true;
+
+	index_rescan(scan, NULL, 0, NULL, 0);
+	while (fits && index_getnext_slot(scan, ForwardScanDirection, rebuild->event))
+		fits = fold_event(rebuild, true);
+	ExecClearTuple(rebuild->event);
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	return fits;
+}
+
+/* Folds one event into its state; false: the states have outgrown the memory. */
+static bool
+fold_event(Rebuild *rebuild, bool in_position_order)
+{
+	EsFold	   *fold = rebuild->fold;
+	TupleTableSlot *event = rebuild->event;
+	Datum		key[INDEX_MAX_KEYS];
+	bool		fits = true;
+	bool		isnull;
+	int64		position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
+
+	CHECK_FOR_INTERRUPTS();
+	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, position);
+	if (!EsProjectionMatches(rebuild->projection, event))
+		return true;
+	fold->econtext->ecxt_outertuple = event;
+	if (EsKeyEval(fold->key, fold->econtext, key))
+	{
+		uint32		hash = EsKeyHash(fold->key, key);
+
+		if (in_part(rebuild, hash))
+		{
+			bool		is_new;
+			EsStateEntry *entry = EsStatesLookup(rebuild->states, key, hash, &is_new);
+
+			if (!in_position_order)
+			{
+				rebuild->part_events++;
+				if (position < entry->last_position)
+					entry->misordered = rebuild->misordered = true;
+				entry->last_position = position;
+			}
+			if (entry->misordered == in_position_order)
+			{
+				HeapTuple	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, event);
+
+				if (row != entry->state)
+					EsStatesKeep(rebuild->states, entry, row);
+			}
+			fits = rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
+				EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
+		}
+	}
+	ResetExprContext(fold->econtext);
+	return fits;
+}
+
+static bool
+in_part(Rebuild *rebuild, uint32 hash)
+{
+	return rebuild->part_bits == 0 || hash >> (32 - rebuild->part_bits) == rebuild->part;
+}
+
+static void
+forget_misordered(EsStateEntry *entry, void *arg)
+{
+	if (entry->misordered)
+		EsStatesKeep(arg, entry, NULL);
+}
+
+static void
+open_writer(Writer *writer, Relation target, Oid heap, EsKey *key)
+{
+	writer->heap = table_open(heap, NoLock);
+	writer->key = key;
+	writer->estate = EsDirectBegin(target, &writer->target);
+	writer->bulk = GetBulkInsertState();
+	writer->cid = GetCurrentCommandId(true);
+	writer->batch = AllocSetContextCreate(CurrentMemoryContext, "es rebuild batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; i < WRITE_BATCH; i++)
+		writer->slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
+}
+
+/* Writes a state that is final, in batches: the states must outlive flush_writer(). */
+static void
+write_state(EsStateEntry *entry, void *arg)
+{
+	Writer	   *writer = arg;
+	TupleTableSlot *row = writer->slots[writer->nslots];
+	TupleConstr *constraints = writer->target->ri_RelationDesc->rd_att->constr;
+
+	CHECK_FOR_INTERRUPTS();
+	if (entry->state == NULL)
+		return;
+	ExecStoreHeapTuple(entry->state, row, false);
+	EsStateCheckKey(writer->key, entry->key, row);
+	if (constraints != NULL)
+	{
+		if (constraints->has_generated_stored)
+			ExecComputeStoredGenerated(writer->target, writer->estate, row, CMD_INSERT);
+		ExecConstraints(writer->target, row, writer->estate);
+		ResetPerTupleExprContext(writer->estate);
+	}
+	if (++writer->nslots == WRITE_BATCH)
+		flush_writer(writer);
+}
+
+static void
+flush_writer(Writer *writer)
+{
+	MemoryContext old = MemoryContextSwitchTo(writer->batch);
+
+	if (writer->nslots > 0)
+		table_multi_insert(writer->heap, writer->slots, writer->nslots, writer->cid,
+						   TABLE_INSERT_SKIP_FSM | TABLE_INSERT_FROZEN, writer->bulk);
+	for (int i = 0; i < writer->nslots; i++)
+		ExecClearTuple(writer->slots[i]);
+	writer->rows += writer->nslots;
+	writer->nslots = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(writer->batch);
+}
+
+static void
+close_writer(Writer *writer)
+{
+	for (int i = 0; i < WRITE_BATCH; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	FreeBulkInsertState(writer->bulk);
+	table_finish_bulk_insert(writer->heap, TABLE_INSERT_SKIP_FSM | TABLE_INSERT_FROZEN);
+	EsDirectEnd(writer->estate);
+	table_close(writer->heap, NoLock);
+}
+
+/*
+ * Gets AccessExclusiveLock on the table.  While we wait for it, new readers
+ * queue behind us, so one wait is short; between two of them they get through.
+ */
+static void
+lock_for_swap(Relation target)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	int			patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
+
+	while (!try_lock(RelationGetRelid(target), SWAP_WAIT))
+	{
+		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience))
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not lock state table \"%s\" to swap its rows",
+							RelationGetRelationName(target)),
+					 errdetail("Other transactions that have read the table were still open after %d ms.",
+							   patience),
+					 errhint("End them and try again, or set lock_timeout to wait longer. "
+							 "The table is as it was.")));
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(SWAP_WAIT * 1000L);
+	}
+}
+
+/* Tries for some milliseconds to get AccessExclusiveLock. */
+static bool
+try_lock(Oid relid, int timeout)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			saved_timeout = LockTimeout;
+	volatile bool locked = true;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		LockTimeout = timeout;
+		LockRelationOid(relid, AccessExclusiveLock);
+		LockTimeout = saved_timeout;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		LockTimeout = saved_timeout;
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		locked = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return locked;
+}
+
+/* Checks the foreign keys from and to the new rows, which nothing has looked at. */
+static void
+check_foreign_keys(Relation target)
+{
+	Relation	constraints = table_open(ConstraintRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+
+		if (constraint->contype == CONSTRAINT_FOREIGN && constraint->convalidated &&
+			(constraint->conrelid == RelationGetRelid(target) ||
+			 constraint->confrelid == RelationGetRelid(target)))
+			check_foreign_key(tuple);
+	}
+	PopActiveSnapshot();
+	systable_endscan(scan);
+	table_close(constraints, AccessShareLock);
+}
+
+/* Checks all rows against a foreign key, as ALTER TABLE … VALIDATE CONSTRAINT does. */
+static void
+check_foreign_key(HeapTuple tuple)
+{
+	Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+	Relation	referencing = table_open(constraint->conrelid, RowShareLock);
+	Relation	referenced = table_open(constraint->confrelid, RowShareLock);
+	Trigger		trigger = {0};
+
+	trigger.tgname = NameStr(constraint->conname);
+	trigger.tgenabled = TRIGGER_FIRES_ON_ORIGIN;
+	trigger.tgisinternal = true;
+	trigger.tgconstrrelid = RelationGetRelid(referenced);
+	trigger.tgconstrindid = constraint->conindid;
+	trigger.tgconstraint = constraint->oid;
+	if (!RI_Initial_Check(&trigger, referencing, referenced))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot check foreign key \"%s\"", NameStr(constraint->conname)),
+				 errhint("Grant SELECT on both tables.")));
+	table_close(referenced, NoLock);
+	table_close(referencing, NoLock);
+}

@@ -1,0 +1,87 @@
+/*
+ * replay.c
+ *	  es.replay(): building a state table anew, by hand.
+ *
+ * ShareRowExclusiveLock on the state table from the beginning, so writers of
+ * this projection wait for the end of the transaction, and readers only for
+ * the swap; see rebuild.c.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog.h"
+#include "errors.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "projection.h"
+#include "rebuild.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(es_replay);
+
+static EsRebuilt replay(const char *name);
+static void return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt,
+					   TimestampTz start);
+
+/* es.replay(): replaces the rows of a state table by the fold of the log. */
+Datum
+es_replay(PG_FUNCTION_ARGS)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	char	   *name;
+	EsRebuilt	rebuilt;
+
+	PreventCommandIfReadOnly("es.replay()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("projection must not be null")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	rebuilt = replay(name);
+	return_row(fcinfo, name, &rebuilt, start);
+	return (Datum) 0;
+}
+
+static EsRebuilt
+replay(const char *name)
+{
+	EsProjection *projection;
+	Relation	target;
+	EsRebuilt	rebuilt;
+
+	EsProjectionsEnter();
+	do
+	{
+		projection = EsProjectionFind(name);
+		if (!has_privs_of_role(GetUserId(), projection->owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be owner of projection \"%s\"", name)));
+		target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	} while (target == NULL);
+	rebuilt = EsRebuild(projection, target);
+	table_close(target, NoLock);
+	EsProjectionsLeave();
+	return rebuilt;
+}
+
+static void
+return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt, TimestampTz start)
+{
+	ReturnSetInfo *result;
+	Datum		values[5];
+	bool		nulls[5] = {false};
+
+	InitMaterializedSRF(fcinfo, 0);
+	result = (ReturnSetInfo *) fcinfo->resultinfo;
+	values[0] = CStringGetTextDatum(name);
+	values[1] = Int64GetDatum(rebuilt->events);
+	values[2] = Int64GetDatum(rebuilt->rows);
+	values[3] = Int64GetDatum(rebuilt->up_to_position);
+	values[4] = DirectFunctionCall2(timestamp_mi, TimestampTzGetDatum(GetCurrentTimestamp()),
+									TimestampTzGetDatum(start));
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}

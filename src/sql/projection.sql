@@ -1,0 +1,89 @@
+-- The registry of projections.  Its rows are changed by the functions below only.
+
+CREATE TABLE es.projection (
+	name            text COLLATE "C" NOT NULL,
+	target          regclass NOT NULL,
+	owner           regrole  NOT NULL,
+	apply           text     NOT NULL,
+	key             text,
+	aggregate_types text[],
+	event_types     text[],
+	mode            text     NOT NULL,
+	protect         boolean  NOT NULL,
+	settings        text[]   NOT NULL,
+	CONSTRAINT projection_pkey PRIMARY KEY (name),
+	CONSTRAINT projection_target_key UNIQUE (target)
+);
+SELECT pg_catalog.pg_extension_config_dump('es.projection', '');
+
+COMMENT ON TABLE es.projection IS
+'Registry of projections; read it through the view es.projections';
+
+CREATE VIEW es.projections AS
+SELECT p.name,
+       'fold'::text AS kind,
+       p.target,
+       p.mode,
+       'running'::text AS status,
+       true AS enabled,
+       NULL::bigint AS checkpoint,
+       0::bigint AS lag,
+       NULL::text AS last_error,
+       NULL::bigint AS last_error_position,
+       p.owner,
+       p.apply,
+       p.key,
+       p.aggregate_types,
+       p.event_types,
+       p.protect,
+       p.settings
+  FROM es.projection p;
+
+COMMENT ON VIEW es.projections IS
+'Projections; inline ones are never behind, so they have neither a checkpoint nor a lag';
+
+CREATE FUNCTION es.create_projection(name text, target regclass, apply text DEFAULT NULL,
+	key text DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+	mode text DEFAULT 'inline', on_error text DEFAULT 'stop', protect boolean DEFAULT true,
+	populate boolean DEFAULT true)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_create_projection';
+
+COMMENT ON FUNCTION es.create_projection(text, regclass, text, text, text[], text[], text, text, boolean, boolean) IS
+'Makes a table a state table: its rows are folded from the events by the apply function. Existing rows are replaced by the fold of the existing events, unless populate is false. Waits for, and holds off, all writers of es.events until the transaction ends';
+
+CREATE FUNCTION es.drop_projection(name text)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_drop_projection';
+
+COMMENT ON FUNCTION es.drop_projection(text) IS
+'Removes a projection; the state table stays as it is and becomes an ordinary table';
+
+CREATE FUNCTION es.refuse_direct_write()
+RETURNS trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_refuse_direct_write';
+
+COMMENT ON FUNCTION es.refuse_direct_write() IS
+'Trigger of protected state tables: refuses every statement that would change them';
+
+CREATE FUNCTION es.apply_inline()
+RETURNS trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_apply_inline';
+
+COMMENT ON FUNCTION es.apply_inline() IS
+'Trigger of es.events: applies the events of a statement to the inline projections';
+
+CREATE TRIGGER events_apply_inline
+	AFTER INSERT ON es.events
+	REFERENCING NEW TABLE AS events
+	FOR EACH STATEMENT EXECUTE FUNCTION es.apply_inline();
+
+CREATE FUNCTION es.forget_dropped()
+RETURNS event_trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_forget_dropped';
+
+COMMENT ON FUNCTION es.forget_dropped() IS
+'Event trigger: removes the projections whose state table or apply function has been dropped';
+
+CREATE EVENT TRIGGER es_forget_dropped ON sql_drop
+	EXECUTE FUNCTION es.forget_dropped();

@@ -1,0 +1,359 @@
+/*
+ * state.c
+ *	  The rows of a state table: those being folded in memory, and those stored.
+ *
+ * In memory, the states are a hash table by key.  Each row is kept as a plain
+ * heap tuple, overwritten in place as long as the next one fits.
+ *
+ * Stored rows are found through the primary key and changed as logical
+ * replication does it: constraints, indexes and row triggers work as ever,
+ * permissions and statement triggers are not looked at (which is how the
+ * trigger that refuses direct writes lets the projection through).
+ *
+ * Rows are found with a dirty snapshot: the caller's lock on the key keeps
+ * other projections' writers away, so the newest committed version, or our
+ * own, is the one to fold on.  It may have been written after the
+ * transaction's snapshot was taken; then REPEATABLE READ and SERIALIZABLE
+ * transactions fail with 40001, as an UPDATE of the row would.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "direct.h"
+#include "errors.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "state.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define SH_PREFIX entries
+#define SH_ELEMENT_TYPE EsStateEntry
+#define SH_KEY_TYPE Datum *
+#define SH_KEY key
+#define SH_HASH_KEY(tb, k) EsKeyHash((EsKey *) (tb)->private_data, k)
+#define SH_EQUAL(tb, a, b) EsKeyEqual((EsKey *) (tb)->private_data, a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, entry) (entry)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+struct EsStates
+{
+	MemoryContext context;
+	EsKey	   *key;
+	entries_hash *entries;
+};
+
+struct EsStateRows
+{
+	Relation	table;
+	EsKey	   *key;
+	bool		lock_rows;
+	Relation	index;
+	IndexScanDesc scan;
+	SnapshotData dirty;
+	EState	   *estate;
+	ResultRelInfo *result;
+	EPQState	epqstate;
+	TupleTableSlot *stored;		/* a row of the table */
+	TupleTableSlot *row;		/* the row to write */
+};
+
+static bool find_row(EsStateRows *rows, const Datum *key);
+static bool wait_for_writer(EsStateRows *rows);
+static bool lock_row(EsStateRows *rows);
+static void check_visible(EsStateRows *rows);
+pg_noreturn static void serialization_failure(EsStateRows *rows);
+
+EsStates *
+EsStatesCreate(EsKey *key, uint32 expected)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es states",
+												  ALLOCSET_DEFAULT_SIZES);
+	EsStates   *states = MemoryContextAlloc(context, sizeof(EsStates));
+
+	states->context = context;
+	states->key = key;
+	states->entries = entries_create(context, expected, key);
+	return states;
+}
+
+void
+EsStatesDestroy(EsStates *states)
+{
+	MemoryContextDelete(states->context);
+}
+
+EsStateEntry *
+EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new)
+{
+	bool		found;
+	EsStateEntry *entry = entries_insert_hash(states->entries, (Datum *) key, hash, &found);
+
+	*is_new = !found;
+	if (!found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(states->context);
+
+		entry->key = EsKeyCopy(states->key, key);
+		entry->state = NULL;
+		entry->allocated = 0;
+		entry->last_position = 0;
+		ItemPointerSetInvalid(&entry->tid);
+		entry->changed = false;
+		entry->misordered = false;
+		MemoryContextSwitchTo(old);
+	}
+	return entry;
+}
+
+void
+EsStatesKeep(EsStates *states, EsStateEntry *entry, HeapTuple row)
+{
+	if (row == NULL)
+	{
+		if (entry->state != NULL)
+			pfree(entry->state);
+		entry->state = NULL;
+		entry->allocated = 0;
+		return;
+	}
+	if (row->t_len > entry->allocated)
+	{
+		if (entry->state != NULL)
+			pfree(entry->state);
+		entry->state = MemoryContextAlloc(states->context, HEAPTUPLESIZE + row->t_len);
+		entry->allocated = row->t_len;
+	}
+	entry->state->t_len = row->t_len;
+	entry->state->t_self = row->t_self;
+	entry->state->t_tableOid = row->t_tableOid;
+	entry->state->t_data = (HeapTupleHeader) ((char *) entry->state + HEAPTUPLESIZE);
+	memcpy(entry->state->t_data, row->t_data, row->t_len);
+}
+
+Size
+EsStatesMemory(EsStates *states)
+{
+	Size		memory = MemoryContextMemAllocated(states->context, true);
+
+	if (states->entries->members + 1 >= states->entries->grow_threshold)
+		memory += 2 * states->entries->size * sizeof(EsStateEntry);
+	return memory;
+}
+
+uint32
+EsStatesCount(EsStates *states)
+{
+	return states->entries->members;
+}
+
+void
+EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg)
+{
+	entries_iterator iterator;
+	EsStateEntry *entry;
+
+	entries_start_iterate(states->entries, &iterator);
+	while ((entry = entries_iterate(states->entries, &iterator)) != NULL)
+		visit(entry, arg);
+}
+
+EsStateRows *
+EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows)
+{
+	EsStateRows *rows = palloc0(sizeof(EsStateRows));
+
+	rows->table = table;
+	rows->key = key;
+	rows->lock_rows = lock_rows;
+	rows->index = index_open(key->index, RowExclusiveLock);
+	InitDirtySnapshot(rows->dirty);
+	rows->scan = EsIndexBeginScan(table, rows->index, &rows->dirty, key->ncolumns);
+
+	rows->estate = EsDirectBegin(table, &rows->result);
+	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
+
+	rows->stored = table_slot_create(table, NULL);
+	rows->row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
+	AfterTriggerBeginQuery();
+	return rows;
+}
+
+void
+EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
+{
+	HeapTuple	row;
+	bool		should_free;
+
+	do
+	{
+		if (!find_row(rows, entry->key))
+			return;
+	} while (rows->lock_rows && !lock_row(rows));
+	check_visible(rows);
+
+	row = ExecFetchSlotHeapTuple(rows->stored, false, &should_free);
+	EsStatesKeep(states, entry, row);
+	entry->tid = rows->stored->tts_tid;
+	if (should_free)
+		heap_freetuple(row);
+	ExecClearTuple(rows->stored);
+}
+
+void
+EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
+{
+	bool		stored = ItemPointerIsValid(&entry->tid);
+
+	if (entry->state != NULL)
+	{
+		ExecStoreHeapTuple(entry->state, rows->row, false);
+		EsStateCheckKey(rows->key, entry->key, rows->row);
+	}
+	rows->stored->tts_tid = entry->tid;
+
+	if (stored && entry->state != NULL)
+		ExecSimpleRelationUpdate(rows->result, rows->estate, &rows->epqstate,
+								 rows->stored, rows->row);
+	else if (stored)
+		ExecSimpleRelationDelete(rows->result, rows->estate, &rows->epqstate, rows->stored);
+	else if (entry->state != NULL)
+		ExecSimpleRelationInsert(rows->result, rows->estate, rows->row);
+
+	ExecClearTuple(rows->row);
+	ResetPerTupleExprContext(rows->estate);
+}
+
+void
+EsStateRowsClose(EsStateRows *rows)
+{
+	index_endscan(rows->scan);
+	index_close(rows->index, NoLock);
+	AfterTriggerEndQuery(rows->estate);
+	EvalPlanQualEnd(&rows->epqstate);
+	ExecDropSingleTupleTableSlot(rows->stored);
+	ExecDropSingleTupleTableSlot(rows->row);
+	EsDirectEnd(rows->estate);
+	pfree(rows);
+}
+
+void
+EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row)
+{
+	Datum		actual[INDEX_MAX_KEYS];
+
+	if (EsKeyMatches(key, values, row))
+		return;
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		bool		isnull;
+
+		actual[i] = slot_getattr(row, key->columns[i].attnum, &isnull);
+		if (isnull)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_INVALID_PROJECTION),
+					 errmsg("apply function returned a row without a key for the key %s",
+							EsKeyText(key, values)),
+					 errhint("The first event of a row must set its primary key; return NULL for no row.")));
+	}
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_INVALID_PROJECTION),
+			 errmsg("apply function returned a row with the key %s for the key %s",
+					EsKeyText(key, actual), EsKeyText(key, values)),
+			 errhint("The key is computed from the event; the row must have the same.")));
+}
+
+/* Finds the newest version of the key's row that is committed or our own. */
+static bool
+find_row(EsStateRows *rows, const Datum *key)
+{
+	ScanKeyData scankeys[INDEX_MAX_KEYS];
+
+	EsKeyScanKeys(rows->key, key, scankeys);
+	for (;;)
+	{
+		bool		found = false;
+
+		index_rescan(rows->scan, scankeys, rows->key->ncolumns, NULL, 0);
+		while (!found && index_getnext_slot(rows->scan, ForwardScanDirection, rows->stored))
+			found = !rows->scan->xs_recheck || EsKeyMatches(rows->key, key, rows->stored);
+		if (!found)
+			return false;
+		if (!wait_for_writer(rows))
+			return true;
+	}
+}
+
+/* Waits for the transaction that is writing the row found; false: there is none. */
+static bool
+wait_for_writer(EsStateRows *rows)
+{
+	TransactionId writer = TransactionIdIsValid(rows->dirty.xmin) ? rows->dirty.xmin : rows->dirty.xmax;
+
+	if (!TransactionIdIsValid(writer))
+		return false;
+	ExecClearTuple(rows->stored);
+	XactLockTableWait(writer, rows->table, NULL, XLTW_FetchUpdated);
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
+/* Locks the row found; false: it changed meanwhile and must be found again. */
+static bool
+lock_row(EsStateRows *rows)
+{
+	TM_FailureData failure;
+	TM_Result	result = table_tuple_lock(rows->table, &rows->stored->tts_tid, GetActiveSnapshot(),
+										  rows->stored, GetCurrentCommandId(false),
+										  LockTupleExclusive, LockWaitBlock, 0, &failure);
+
+	switch (result)
+	{
+		case TM_Ok:
+			return true;
+		case TM_Updated:
+		case TM_Deleted:
+			if (IsolationUsesXactSnapshot())
+				serialization_failure(rows);
+			return false;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("row of state table \"%s\" was already changed by the current command",
+							RelationGetRelationName(rows->table))));
+	}
+}
+
+/* Refuses a row that the transaction's fixed snapshot can't see. */
+static void
+check_visible(EsStateRows *rows)
+{
+	Datum		xmin;
+	bool		isnull;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	xmin = slot_getsysattr(rows->stored, MinTransactionIdAttributeNumber, &isnull);
+	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
+		return;
+	if (!table_tuple_satisfies_snapshot(rows->table, rows->stored, GetTransactionSnapshot()))
+		serialization_failure(rows);
+}
+
+static void
+serialization_failure(EsStateRows *rows)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update of state table \"%s\"",
+					RelationGetRelationName(rows->table))));
+}
