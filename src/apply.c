@@ -53,7 +53,6 @@ struct EsApply
 };
 
 static Oid	find_signature(const char *text);
-static void check_function(Relation target, Oid function);
 pg_noreturn static void wrong_function(Relation target, const char *text, const char *detail);
 static bool is_null_row(HeapTupleHeader row);
 static bool same_row(HeapTuple a, HeapTuple b);
@@ -64,19 +63,48 @@ static ParamExternData *fetch_row(ParamListInfo params, int paramid, bool specul
 								  ParamExternData *workspace);
 
 Oid
-EsApplyResolve(Relation target, const char *text)
+EsApplyFind(Oid target, const char *text)
 {
-	Oid			argtypes[2] = {target->rd_rel->reltype, event_rowtype()};
-	Oid			function;
+	Oid			argtypes[2] = {get_rel_type_id(target), event_rowtype()};
 
 	if (strchr(text, '(') != NULL)
-		function = find_signature(text);
-	else
-		function = LookupFuncName(EsStringToQualifiedNameList(text), 2, argtypes, true);
-	if (!OidIsValid(function))
+		return find_signature(text);
+	return LookupFuncName(EsStringToQualifiedNameList(text), 2, argtypes, true);
+}
+
+void
+EsApplyCheck(Relation target, Oid function, const char *text)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+
+	if (!HeapTupleIsValid(tuple))
 		wrong_function(target, text, "The function does not exist.");
-	check_function(target, function);
-	return function;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	text = format_procedure(function);
+
+	if (EsProcAclCheck(function, GetUserId()) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, text);
+	if (proc->prokind != PROKIND_FUNCTION || proc->proretset)
+		wrong_function(target, text, "It is not a function that returns one row.");
+	if (proc->pronargs != 2 || proc->proargtypes.values[0] != target->rd_rel->reltype ||
+		proc->proargtypes.values[1] != event_rowtype())
+		wrong_function(target, text, "Its arguments are of other types.");
+	if (proc->prorettype != target->rd_rel->reltype)
+		wrong_function(target, text, psprintf("It returns %s.", format_type_be(proc->prorettype)));
+	if (proc->provolatile != PROVOLATILE_IMMUTABLE)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("apply function %s is not immutable", text),
+				 errdetail("A replay must give the rows that the writers gave."),
+				 errhint("Take all that the state depends on from the event, and use ALTER FUNCTION … IMMUTABLE.")));
+	if (proc->proisstrict)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("apply function %s is strict", text),
+				 errdetail("The state is null for the first event of a row, so the function would never be called."),
+				 errhint("Use ALTER FUNCTION … CALLED ON NULL INPUT.")));
+	ReleaseSysCache(tuple);
 }
 
 char *
@@ -188,42 +216,6 @@ find_signature(const char *text)
 	fcinfo->args[0].isnull = false;
 	function = to_regprocedure(fcinfo);
 	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(function);
-}
-
-/* Refuses a function that could not be evaluated once per event, now and in a replay. */
-static void
-check_function(Relation target, Oid function)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc proc;
-	const char *text = format_procedure(function);
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-
-	if (EsProcAclCheck(function, GetUserId()) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, text);
-	if (proc->prokind != PROKIND_FUNCTION || proc->proretset)
-		wrong_function(target, text, "It is not a function that returns one row.");
-	if (proc->pronargs != 2 || proc->proargtypes.values[0] != target->rd_rel->reltype ||
-		proc->proargtypes.values[1] != event_rowtype())
-		wrong_function(target, text, "Its arguments are of other types.");
-	if (proc->prorettype != target->rd_rel->reltype)
-		wrong_function(target, text, psprintf("It returns %s.", format_type_be(proc->prorettype)));
-	if (proc->provolatile != PROVOLATILE_IMMUTABLE)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 errmsg("apply function %s is not immutable", text),
-				 errdetail("A replay must give the rows that the writers gave."),
-				 errhint("Take all that the state depends on from the event, and use ALTER FUNCTION … IMMUTABLE.")));
-	if (proc->proisstrict)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 errmsg("apply function %s is strict", text),
-				 errdetail("The state is null for the first event of a row, so the function would never be called."),
-				 errhint("Use ALTER FUNCTION … CALLED ON NULL INPUT.")));
-	ReleaseSysCache(tuple);
 }
 
 static void

@@ -14,11 +14,17 @@
 typedef struct EsApply EsApply;
 
 /*
- * Resolves the text of an apply function, a name or a signature, for a state
- * table.  Raises SE007 unless it names a function (state, es.events) -> state
- * that is immutable, not strict, and that the current user may call.
+ * Returns the function that the text names, a name or a signature; invalid if
+ * there is none.  A name alone is looked up with the state's and event's types.
  */
-extern Oid	EsApplyResolve(Relation target, const char *text);
+extern Oid	EsApplyFind(Oid target, const char *text);
+
+/*
+ * Raises SE007 unless it is a function (state, es.events) -> state that is
+ * immutable, not strict, and that the current user may call.  text names it
+ * in the message that it does not exist.
+ */
+extern void EsApplyCheck(Relation target, Oid function, const char *text);
 
 /* Returns the text that names the function under every search_path. */
 extern char *EsApplyText(Oid function);

@@ -2,13 +2,6 @@
  * definition.c
  *	  Creating and dropping projections, and what becomes of them in DDL.
  *
- * A projection is a row of es.projection and a trigger on its state table.
- * The trigger refuses direct writes (it is disabled where the table is not to
- * be protected).  It also stands for the projection in pg_depend: it depends
- * on the apply function, so the function can't be dropped without CASCADE, and
- * when the trigger goes, with the function or with the table, the event
- * trigger es.forget_dropped() removes the row.
- *
  * Locks.  Creating takes ShareRowExclusiveLock on es.events, which waits for
  * all writers and holds them off until commit: those in flight know nothing of
  * the new projection.  Then it takes the same lock on the state table, so that
@@ -18,18 +11,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog.h"
 #include "catalog/catalog.h"
-#include "catalog/dependency.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_collation_d.h"
-#include "catalog/pg_proc_d.h"
-#include "catalog/pg_trigger_d.h"
 #include "catalog/pg_type_d.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
@@ -41,48 +26,35 @@
 #include "miscadmin.h"
 #include "projection.h"
 #include "rebuild.h"
+#include "registry.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 /* What es.create_projection() was called with. */
 typedef struct Definition
 {
-	char	   *name;
-	Oid			target;
+	EsRegistryRow row;
 	char	   *apply;
-	char	   *key;
-	Datum		aggregate_types;	/* 0: null */
-	Datum		event_types;
-	char	   *mode;
-	bool		protect;
 	bool		populate;
-	Oid			function;
 } Definition;
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
 PG_FUNCTION_INFO_V1(es_refuse_direct_write);
 PG_FUNCTION_INFO_V1(es_forget_dropped);
+PG_FUNCTION_INFO_V1(es_follow_ddl);
 
 static void read_arguments(FunctionCallInfo fcinfo, Definition *definition);
 static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
-static Datum filter_argument(FunctionCallInfo fcinfo, int arg, const char *name);
+static ArrayType *filter_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 static bool boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 static void check_rights(Definition *definition);
 static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
-static void add_trigger(Definition *definition);
-static void add_row(Definition *definition);
-static void populate(Definition *definition);
-static void remove_row(const char *name);
-static void execute(const char *command);
-static char *qualified_name(Oid relid);
+static void populate(const char *name);
 static void check_owner(EsProjection *projection);
 static bool was_dropped(EsProjection *projection);
 
@@ -98,23 +70,20 @@ es_create_projection(PG_FUNCTION_ARGS)
 	check_rights(&definition);
 
 	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
-	target = try_table_open(definition.target, ShareRowExclusiveLock);
+	target = try_table_open(definition.row.target, ShareRowExclusiveLock);
 	if (target == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", definition.target)));
+				 errmsg("relation with OID %u does not exist", definition.row.target)));
 	EsProjectionsEnter();
 	check_unused(&definition);
 	check_target(target);
 	compile_definition(&definition, target);
 	table_close(target, NoLock);
 
-	add_trigger(&definition);
-	add_row(&definition);
-	EsProjectionsChanged();
-	CommandCounterIncrement();
+	EsRegistryAdd(&definition.row);
 	if (definition.populate)
-		populate(&definition);
+		populate(definition.row.name);
 	EsProjectionsLeave();
 	PG_RETURN_VOID();
 }
@@ -137,9 +106,7 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	} while (target == NULL);
 	table_close(target, NoLock);
 
-	remove_row(name);
-	execute(psprintf("DROP TRIGGER IF EXISTS %s ON %s", ES_PROTECT_TRIGGER,
-					 qualified_name(projection->target)));
+	EsRegistryRemove(name, projection->target);
 	EsProjectionsLeave();
 	PG_RETURN_VOID();
 }
@@ -163,6 +130,30 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 					RelationGetRelationName(trigger->tg_relation)),
 			 errdetail("Its rows change only through events."),
 			 errhint("Append an event, or drop the projection with es.drop_projection() to make the table an ordinary one.")));
+}
+
+/*
+ * es.follow_ddl(): event trigger after a command that may have renamed an
+ * apply function, or restored a state table's trigger.
+ */
+Datum
+es_follow_ddl(PG_FUNCTION_ARGS)
+{
+	ListCell   *lc;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es.follow_ddl() must be called as an event trigger")));
+	EsProjectionsEnter();
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		EsRegistryFollow(projection->name, projection->target, projection->apply);
+	}
+	EsProjectionsLeave();
+	PG_RETURN_NULL();
 }
 
 /* es.forget_dropped(): event trigger after a command that drops something. */
@@ -189,7 +180,7 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 		{
 			ereport(NOTICE,
 					(errmsg("projection \"%s\" is removed with what it used", projection->name)));
-			remove_row(projection->name);
+			EsRegistryForget(projection->name);
 		}
 	}
 	EsProjectionsLeave();
@@ -201,30 +192,32 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 {
 	char	   *on_error;
 
-	definition->name = text_argument(fcinfo, 0, "name", true);
+	definition->row.name = text_argument(fcinfo, 0, "name", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("target must not be null")));
-	definition->target = PG_GETARG_OID(1);
+	definition->row.target = PG_GETARG_OID(1);
 	definition->apply = text_argument(fcinfo, 2, "apply", false);
-	definition->key = text_argument(fcinfo, 3, "key", false);
-	definition->aggregate_types = filter_argument(fcinfo, 4, "aggregate_types");
-	definition->event_types = filter_argument(fcinfo, 5, "event_types");
-	definition->mode = text_argument(fcinfo, 6, "mode", true);
+	definition->row.key = text_argument(fcinfo, 3, "key", false);
+	definition->row.aggregate_types = filter_argument(fcinfo, 4, "aggregate_types");
+	definition->row.event_types = filter_argument(fcinfo, 5, "event_types");
+	definition->row.mode = text_argument(fcinfo, 6, "mode", true);
 	on_error = text_argument(fcinfo, 7, "on_error", true);
-	definition->protect = boolean_argument(fcinfo, 8, "protect");
+	definition->row.protect = boolean_argument(fcinfo, 8, "protect");
 	definition->populate = boolean_argument(fcinfo, 9, "populate");
+	definition->row.owner = GetUserId();
+	definition->row.settings = EsActingSettings();
 
 	if (definition->apply == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 errmsg("projection \"%s\" has no apply function", definition->name),
+				 errmsg("projection \"%s\" has no apply function", definition->row.name),
 				 errhint("Give apply the name of a function (state, es.events) -> state.")));
-	if (strcmp(definition->mode, "inline") != 0)
+	if (strcmp(definition->row.mode, "inline") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid mode \"%s\"", definition->mode),
+				 errmsg("invalid mode \"%s\"", definition->row.mode),
 				 errhint("Projections are maintained in the writer's transaction: the mode is \"inline\".")));
 	if (strcmp(on_error, "stop") != 0 && strcmp(on_error, "park") != 0)
 		ereport(ERROR,
@@ -258,14 +251,14 @@ text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
 	return value;
 }
 
-/* Returns an array of types that the projection is limited to, 0 for null. */
-static Datum
+/* Returns an array of types that the projection is limited to, or null. */
+static ArrayType *
 filter_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
 	ArrayType  *array;
 
 	if (PG_ARGISNULL(arg))
-		return (Datum) 0;
+		return NULL;
 	array = PG_GETARG_ARRAYTYPE_P(arg);
 	if (ARR_NDIM(array) != 1)
 		ereport(ERROR,
@@ -276,7 +269,7 @@ filter_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not contain null", name)));
-	return PointerGetDatum(array);
+	return array;
 }
 
 static bool
@@ -298,9 +291,9 @@ static void
 check_rights(Definition *definition)
 {
 	Oid			events = EsCatalogOid(ES_OBJECT_EVENTS);
-	char	   *table = get_rel_name(definition->target);
+	char	   *table = get_rel_name(definition->row.target);
 
-	if (table != NULL && !EsRelationOwnerCheck(definition->target, GetUserId()))
+	if (table != NULL && !EsRelationOwnerCheck(definition->row.target, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, table);
 	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
 		pg_class_aclmask(events, GetUserId(), ACL_INSERT | ACL_TRIGGER, ACLMASK_ANY) == 0)
@@ -320,15 +313,15 @@ check_unused(Definition *definition)
 	{
 		EsProjection *other = lfirst(lc);
 
-		if (strcmp(other->name, definition->name) == 0)
+		if (strcmp(other->name, definition->row.name) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
-					 errmsg("projection \"%s\" already exists", definition->name)));
-		if (other->target == definition->target)
+					 errmsg("projection \"%s\" already exists", definition->row.name)));
+		if (other->target == definition->row.target)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("table \"%s\" is the state table of projection \"%s\" already",
-							get_rel_name(definition->target), other->name),
+							get_rel_name(definition->row.target), other->name),
 					 errhint("A state table is kept by one projection.")));
 	}
 }
@@ -372,9 +365,10 @@ compile_definition(Definition *definition, Relation target)
 
 	PG_TRY();
 	{
-		definition->function = EsApplyResolve(target, definition->apply);
-		(void) EsKeyCompile(target, events, definition->key);
-		(void) EsApplyCompile(target, definition->function);
+		definition->row.function = EsApplyFind(definition->row.target, definition->apply);
+		EsApplyCheck(target, definition->row.function, definition->apply);
+		(void) EsKeyCompile(target, events, definition->row.key);
+		(void) EsApplyCompile(target, definition->row.function);
 	}
 	PG_CATCH();
 	{
@@ -396,105 +390,17 @@ compile_definition(Definition *definition, Relation target)
 	table_close(events, NoLock);
 }
 
-/* Adds the trigger that protects the table and makes the projection depend on its function. */
-static void
-add_trigger(Definition *definition)
-{
-	char	   *table = qualified_name(definition->target);
-	ObjectAddress trigger;
-	ObjectAddress function;
-
-	execute(psprintf("CREATE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s "
-					 "FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()",
-					 ES_PROTECT_TRIGGER, table));
-	execute(psprintf("ALTER TABLE %s %s TRIGGER %s", table,
-					 definition->protect ? "ENABLE ALWAYS" : "DISABLE", ES_PROTECT_TRIGGER));
-	ObjectAddressSet(trigger, TriggerRelationId,
-					 get_trigger_oid(definition->target, ES_PROTECT_TRIGGER, false));
-	ObjectAddressSet(function, ProcedureRelationId, definition->function);
-	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
-}
-
-/* Adds the row to the registry.  The caller's rights have been checked. */
-static void
-add_row(Definition *definition)
-{
-	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
-	Datum		values[ES_PROJECTION_NCOLUMNS];
-	bool		nulls[ES_PROJECTION_NCOLUMNS] = {false};
-
-#define SET(column, value) values[ES_PROJECTION_##column - 1] = (value)
-#define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
-	SET(NAME, CStringGetTextDatum(definition->name));
-	SET(TARGET, ObjectIdGetDatum(definition->target));
-	SET(OWNER, ObjectIdGetDatum(GetUserId()));
-	SET(APPLY, CStringGetTextDatum(EsApplyText(definition->function)));
-	SET(KEY, definition->key == NULL ? (Datum) 0 : CStringGetTextDatum(definition->key));
-	SET(AGGREGATE_TYPES, definition->aggregate_types);
-	SET(EVENT_TYPES, definition->event_types);
-	SET(MODE, CStringGetTextDatum(definition->mode));
-	SET(PROTECT, BoolGetDatum(definition->protect));
-	SET(SETTINGS, PointerGetDatum(EsActingSettings()));
-	SET_NULL_IF(KEY, definition->key == NULL);
-	SET_NULL_IF(AGGREGATE_TYPES, definition->aggregate_types == (Datum) 0);
-	SET_NULL_IF(EVENT_TYPES, definition->event_types == (Datum) 0);
-#undef SET
-#undef SET_NULL_IF
-	CatalogTupleInsert(registry, heap_form_tuple(RelationGetDescr(registry), values, nulls));
-	table_close(registry, NoLock);
-}
-
 /* Replaces the table's rows by the fold of the log. */
 static void
-populate(Definition *definition)
+populate(const char *name)
 {
-	EsProjection *projection = EsProjectionFind(definition->name);
+	EsProjection *projection = EsProjectionFind(name);
 	Relation	target = EsProjectionOpen(projection, ShareRowExclusiveLock);
 
 	if (target == NULL)
-		elog(ERROR, "projection \"%s\" has changed while it was created", definition->name);
+		elog(ERROR, "projection \"%s\" has changed while it was created", name);
 	(void) EsRebuild(projection, target);
 	table_close(target, NoLock);
-}
-
-/* Removes the row from the registry, if it is there. */
-static void
-remove_row(const char *name)
-{
-	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, ES_PROJECTION_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
-	key.sk_collation = C_COLLATION_OID;
-	scan = systable_beginscan(registry, EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), true,
-							  snapshot, 1, &key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		CatalogTupleDelete(registry, &tuple->t_self);
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(registry, NoLock);
-	EsProjectionsChanged();
-	CommandCounterIncrement();
-}
-
-/* Runs DDL as the current user. */
-static void
-execute(const char *command)
-{
-	SPI_connect();
-	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not execute \"%s\"", command);
-	SPI_finish();
-}
-
-static char *
-qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
 }
 
 static void
@@ -511,7 +417,7 @@ static bool
 was_dropped(EsProjection *projection)
 {
 	Oid			argtypes[2] = {OIDOID, TEXTOID};
-	Datum		args[2] = {ObjectIdGetDatum(projection->target), CStringGetTextDatum(ES_PROTECT_TRIGGER)};
+	Datum		args[2] = {ObjectIdGetDatum(projection->target), CStringGetTextDatum("es_protect")};
 	bool		dropped;
 
 	SPI_connect();

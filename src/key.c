@@ -40,6 +40,7 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
+static inline bool same_image(EsKeyColumn *column, Datum a, Datum b);
 static void describe_columns(EsKey *key, Relation target);
 static List *default_expressions(EsKey *key);
 static List *parse_expressions(EsKey *key, Relation target, Relation events, const char *text);
@@ -88,6 +89,8 @@ EsKeyEval(EsKey *key, ExprContext *econtext, Datum *values)
 		values[i] = ExecEvalExprSwitchContext(key->columns[i].value, econtext, &isnull);
 		if (isnull)
 			return false;
+		if (key->columns[i].typlen == -1)
+			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
 	}
 	return true;
 }
@@ -115,9 +118,15 @@ bool
 EsKeyEqual(EsKey *key, const Datum *a, const Datum *b)
 {
 	for (int i = 0; i < key->ncolumns; i++)
-		if (!DatumGetBool(FunctionCall2Coll(&key->columns[i].eq, key->columns[i].collation,
-											a[i], b[i])))
+	{
+		EsKeyColumn *column = &key->columns[i];
+
+		/* What is the same byte for byte needs no function to tell. */
+		if (same_image(column, a[i], b[i]))
+			continue;
+		if (!DatumGetBool(FunctionCall2Coll(&column->eq, column->collation, a[i], b[i])))
 			return false;
+	}
 	return true;
 }
 
@@ -140,10 +149,29 @@ EsKeyMatches(EsKey *key, const Datum *values, TupleTableSlot *row)
 Datum *
 EsKeyCopy(EsKey *key, const Datum *values)
 {
-	Datum	   *copy = palloc(sizeof(Datum) * key->ncolumns);
+	Size		size = MAXALIGN(sizeof(Datum) * key->ncolumns);
+	Datum	   *copy;
+	char	   *data;
 
 	for (int i = 0; i < key->ncolumns; i++)
-		copy[i] = datumCopy(values[i], key->columns[i].typbyval, key->columns[i].typlen);
+		if (!key->columns[i].typbyval)
+			size += MAXALIGN(datumGetSize(values[i], false, key->columns[i].typlen));
+	copy = palloc(size);
+	data = (char *) copy + MAXALIGN(sizeof(Datum) * key->ncolumns);
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		Size		length;
+
+		if (key->columns[i].typbyval)
+		{
+			copy[i] = values[i];
+			continue;
+		}
+		length = datumGetSize(values[i], false, key->columns[i].typlen);
+		memcpy(data, DatumGetPointer(values[i]), length);
+		copy[i] = PointerGetDatum(data);
+		data += MAXALIGN(length);
+	}
 	return copy;
 }
 
@@ -216,6 +244,21 @@ describe_columns(EsKey *key, Relation target)
 			fmgr_info(type->hash_proc, &column->hash);
 	}
 	index_close(index, AccessShareLock);
+}
+
+/* Says whether two values have the same bytes, for the usual kinds of types. */
+static inline bool
+same_image(EsKeyColumn *column, Datum a, Datum b)
+{
+	Size		size;
+
+	if (column->typbyval)
+		return a == b;
+	if (column->typlen != -1)
+		return false;
+	size = VARSIZE_ANY(DatumGetPointer(a));
+	return size == VARSIZE_ANY(DatumGetPointer(b)) &&
+		memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0;
 }
 
 /* Returns the aggregate's id, cast to the type of the only key column. */

@@ -4,7 +4,7 @@
  *
  * Each backend keeps what es.projection says, and the compiled folds.  An
  * invalidation callback only marks: the registry when es.projection changes
- * (whoever changes it sends a relcache invalidation for it), a fold when its
+ * (registry.c sends a relcache invalidation for it), a fold when its
  * state table, or any function or type, changes.  Who looks next builds anew.
  *
  * A change can arrive while a fold is being evaluated, and what runs inside it
@@ -30,6 +30,7 @@
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "projection.h"
+#include "registry.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -175,12 +176,6 @@ EsProjectionAdvance(EsProjection *projection, int64 position)
 				 errhint("Append in separate statements.")));
 	projection->transaction = transaction;
 	projection->last_position = position;
-}
-
-void
-EsProjectionsChanged(void)
-{
-	CacheInvalidateRelcacheByRelid(EsCatalogOid(ES_OBJECT_PROJECTION));
 }
 
 /*
@@ -355,9 +350,14 @@ compile(EsProjection *projection, Relation target)
 	Relation	events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	EsFold	   *fold = palloc(sizeof(EsFold));
 	uint64		changes = fold_changes;
+	Oid			function;
 
 	fold->key = EsKeyCompile(target, events, projection->key);
-	fold->apply = EsApplyCompile(target, EsApplyResolve(target, projection->apply));
+	function = EsRegistryFunction(projection->target);
+	if (!OidIsValid(function))
+		function = EsApplyFind(projection->target, projection->apply);
+	EsApplyCheck(target, function, projection->apply);
+	fold->apply = EsApplyCompile(target, function);
 	fold->econtext = CreateStandaloneExprContext();
 	table_close(events, NoLock);
 	MemoryContextSwitchTo(old);

@@ -13,26 +13,6 @@
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
 
-/* Columns of es.projection, in their order. */
-typedef enum EsProjectionColumn
-{
-	ES_PROJECTION_NAME = 1,
-	ES_PROJECTION_TARGET,
-	ES_PROJECTION_OWNER,
-	ES_PROJECTION_APPLY,
-	ES_PROJECTION_KEY,
-	ES_PROJECTION_AGGREGATE_TYPES,
-	ES_PROJECTION_EVENT_TYPES,
-	ES_PROJECTION_MODE,
-	ES_PROJECTION_PROTECT,
-	ES_PROJECTION_SETTINGS
-} EsProjectionColumn;
-
-#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_SETTINGS
-
-/* The trigger on a state table that refuses direct writes and stands for the projection in pg_depend. */
-#define ES_PROTECT_TRIGGER "es_protect"
-
 /* A fold: what the rows of a state table are computed with. */
 typedef struct EsFold
 {
@@ -90,9 +70,6 @@ extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
 
 /* Keeps events in position order; an error if one comes after an event that follows it. */
 extern void EsProjectionAdvance(EsProjection *projection, int64 position);
-
-/* Tells every session that the registry has changed. */
-extern void EsProjectionsChanged(void);
 
 /* Rethrows the current error as SE008, naming the event it is about (may be null). */
 extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,

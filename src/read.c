@@ -10,9 +10,11 @@
  *
  * Filters.  An index on (event_type, position) returns the events of one type
  * in order.  For several types each is read so, no further than max_count, and
- * the results are merged; that is what the LATERAL join is for.  One filter is
- * served this way and the others are checked on the rows it returns.  There is
- * one prepared plan per combination of filters.
+ * the results are merged; that is what the LATERAL join is for.  The range of
+ * one type is written as a comparison of rows, which no other index can serve:
+ * so no statistics make the planner walk the log in position order in search
+ * of a rare type.  One filter is served this way and the others are checked on
+ * the rows it returns.  There is one prepared plan per combination of filters.
  *
  * The rows go straight into the result's tuplestore, so that work_mem bounds
  * the memory.
@@ -125,39 +127,34 @@ plan_for(int filters)
 static char *
 query_for(int filters)
 {
-	StringInfoData query;
-	StringInfoData events;
+	StringInfoData where;
 	int driver = -1;
 
-	initStringInfo(&events);
-	appendStringInfoString(&events,
-						   "SELECT e.* FROM es.events AS e"
-						   " WHERE e.position OPERATOR(pg_catalog.>) $1"
-						   " AND e.position OPERATOR(pg_catalog.<=) $2");
+	initStringInfo(&where);
 	for (int i = NFILTERS - 1; i >= 0; i--)
 	{
 		if ((filters & (1 << i)) == 0)
 			continue;
 		if (driver < 0)
-		{
 			driver = i;
-			appendStringInfo(&events, " AND e.%s OPERATOR(pg_catalog.=) k.name", filter_columns[i]);
-		}
 		else
-			appendStringInfo(&events, " AND e.%s OPERATOR(pg_catalog.=) ANY ($%d)",
+			appendStringInfo(&where, " AND e.%s OPERATOR(pg_catalog.=) ANY ($%d)",
 							 filter_columns[i], PARAM_FILTERS + i + 1);
 	}
-	appendStringInfoString(&events, " ORDER BY e.position LIMIT $3");
-	if (driver < 0)
-		return events.data;
 
-	initStringInfo(&query);
-	appendStringInfo(&query,
-					 "SELECT r.* FROM (SELECT DISTINCT u.name"
-					 " FROM pg_catalog.unnest($%d) AS u (name) WHERE u.name IS NOT NULL) AS k"
-					 " CROSS JOIN LATERAL (%s) AS r ORDER BY r.position LIMIT $3",
-					 PARAM_FILTERS + driver + 1, events.data);
-	return query.data;
+	if (driver < 0)
+		return psprintf("SELECT e.* FROM es.events AS e"
+						" WHERE e.position OPERATOR(pg_catalog.>) $1"
+						" AND e.position OPERATOR(pg_catalog.<=) $2"
+						" ORDER BY e.position LIMIT $3");
+	return psprintf("SELECT r.* FROM (SELECT DISTINCT u.name"
+					" FROM pg_catalog.unnest($%d) AS u (name) WHERE u.name IS NOT NULL) AS k"
+					" CROSS JOIN LATERAL (SELECT e.* FROM es.events AS e WHERE e.%s IS NOT NULL"
+					" AND (e.%s, e.position) OPERATOR(pg_catalog.>) (k.name, $1)"
+					" AND (e.%s, e.position) OPERATOR(pg_catalog.<=) (k.name, $2)"
+					"%s ORDER BY e.%s, e.position LIMIT $3) AS r ORDER BY r.position LIMIT $3",
+					PARAM_FILTERS + driver + 1, filter_columns[driver], filter_columns[driver],
+					filter_columns[driver], where.data, filter_columns[driver]);
 }
 
 /* Returns the query's parameters. */

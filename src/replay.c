@@ -9,29 +9,35 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "catalog.h"
 #include "errors.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "projection.h"
 #include "rebuild.h"
+#include "registry.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(es_replay);
 
-static EsRebuilt replay(const char *name);
+static EsRebuilt replay(const char *name, const char *apply);
+static EsProjection *open_projection(const char *name, Relation *target);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt,
 					   TimestampTz start);
 
-/* es.replay(): replaces the rows of a state table by the fold of the log. */
+/*
+ * es.replay(): replaces the rows of a state table by the fold of the log, with
+ * a new apply function if one is given.  parallel_workers is how many workers
+ * may help; the rebuild is done by one process.
+ */
 Datum
 es_replay(PG_FUNCTION_ARGS)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	char	   *name;
+	char	   *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	EsRebuilt	rebuilt;
 
 	PreventCommandIfReadOnly("es.replay()");
@@ -39,20 +45,46 @@ es_replay(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("projection must not be null")));
+	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parallel_workers must not be negative")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	rebuilt = replay(name);
+	rebuilt = replay(name, apply);
 	return_row(fcinfo, name, &rebuilt, start);
 	return (Datum) 0;
 }
 
 static EsRebuilt
-replay(const char *name)
+replay(const char *name, const char *apply)
 {
-	EsProjection *projection;
 	Relation	target;
+	EsProjection *projection;
 	EsRebuilt	rebuilt;
 
 	EsProjectionsEnter();
+	projection = open_projection(name, &target);
+	if (apply != NULL)
+	{
+		Oid			function = EsApplyFind(projection->target, apply);
+
+		EsApplyCheck(target, function, apply);
+		EsRegistrySetFunction(name, projection->target, function);
+		table_close(target, NoLock);
+		projection = open_projection(name, &target);
+	}
+	rebuilt = EsRebuild(projection, target);
+	table_close(target, NoLock);
+	EsProjectionsLeave();
+	return rebuilt;
+}
+
+/* Opens the state table of a projection that the current user may replay. */
+static EsProjection *
+open_projection(const char *name, Relation *target)
+{
+	EsProjection *projection;
+
 	do
 	{
 		projection = EsProjectionFind(name);
@@ -60,12 +92,9 @@ replay(const char *name)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("must be owner of projection \"%s\"", name)));
-		target = EsProjectionOpen(projection, ShareRowExclusiveLock);
-	} while (target == NULL);
-	rebuilt = EsRebuild(projection, target);
-	table_close(target, NoLock);
-	EsProjectionsLeave();
-	return rebuilt;
+		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	} while (*target == NULL);
+	return projection;
 }
 
 static void

@@ -18,10 +18,10 @@ typedef struct EsStateEntry
 {
 	Datum	   *key;
 	HeapTuple	state;			/* null: there is no row */
-	Size		allocated;		/* bytes that state may take in place */
 	int64		last_position;	/* of the last event folded */
-	ItemPointerData tid;		/* of the stored row; invalid: not stored */
+	uint32		allocated;		/* bytes that state may take in place */
 	uint32		hash;
+	ItemPointerData tid;		/* of the stored row; invalid: not stored */
 	bool		changed;
 	bool		misordered;		/* an event came after one that follows it */
 	char		status;			/* of the hash table */

@@ -87,3 +87,25 @@ COMMENT ON FUNCTION es.forget_dropped() IS
 
 CREATE EVENT TRIGGER es_forget_dropped ON sql_drop
 	EXECUTE FUNCTION es.forget_dropped();
+
+CREATE FUNCTION es.follow_ddl()
+RETURNS event_trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_follow_ddl';
+
+COMMENT ON FUNCTION es.follow_ddl() IS
+'Event trigger: keeps projections with their apply functions when those are renamed or restored';
+
+CREATE EVENT TRIGGER es_follow_ddl ON ddl_command_end
+	WHEN TAG IN ('ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER TABLE', 'CREATE TRIGGER')
+	EXECUTE FUNCTION es.follow_ddl();
+
+CREATE FUNCTION es.registry_changed()
+RETURNS trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_registry_changed';
+
+COMMENT ON FUNCTION es.registry_changed() IS
+'Trigger of es.projection: tells all sessions that a row was changed by SQL, as a restore does';
+
+CREATE TRIGGER projection_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON es.projection
+	FOR EACH STATEMENT EXECUTE FUNCTION es.registry_changed();

@@ -1,0 +1,259 @@
+/*
+ * registry.c
+ *	  What is stored of a projection: its row, its trigger, its dependency.
+ *
+ * A projection is a row of es.projection and a trigger on its state table.
+ * The trigger refuses direct writes (it is disabled where the table is not to
+ * be protected).  It also stands for the projection in pg_depend: it depends
+ * on the apply function, so the function can't be dropped without CASCADE, and
+ * the function is found whatever it is renamed to.
+ *
+ * pg_dump knows nothing of that dependency.  It dumps the row, as the table
+ * is a configuration table, and the trigger, as any trigger.  So the row names
+ * the function by its text, and when the trigger is created again by the
+ * restore, the dependency is made from the text (EsRegistryFollow).
+ *
+ * Whoever changes es.projection sends a relcache invalidation for it, which
+ * the caches of projection.c listen to.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "apply.h"
+#include "catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_collation_d.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_proc_d.h"
+#include "catalog/pg_trigger_d.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "registry.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#define PROTECT_TRIGGER "es_protect"
+
+PG_FUNCTION_INFO_V1(es_registry_changed);
+
+static void add_trigger(const EsRegistryRow *row);
+static void add_row(const EsRegistryRow *row);
+static void change_row(const char *name, const char *function);
+static void execute(const char *command);
+static char *qualified_name(Oid relid);
+
+void
+EsRegistryAdd(const EsRegistryRow *row)
+{
+	add_trigger(row);
+	add_row(row);
+	EsRegistryChanged();
+}
+
+void
+EsRegistryRemove(const char *name, Oid target)
+{
+	EsRegistryForget(name);
+	execute(psprintf("DROP TRIGGER IF EXISTS " PROTECT_TRIGGER " ON %s", qualified_name(target)));
+}
+
+void
+EsRegistryForget(const char *name)
+{
+	change_row(name, NULL);
+}
+
+void
+EsRegistrySetFunction(const char *name, Oid target, Oid function)
+{
+	Oid			old = EsRegistryFunction(target);
+	Oid			trigger = get_trigger_oid(target, PROTECT_TRIGGER, false);
+
+	if (OidIsValid(old))
+		(void) changeDependencyFor(TriggerRelationId, trigger, ProcedureRelationId, old, function);
+	else
+	{
+		ObjectAddress dependent;
+		ObjectAddress referenced;
+
+		ObjectAddressSet(dependent, TriggerRelationId, trigger);
+		ObjectAddressSet(referenced, ProcedureRelationId, function);
+		recordDependencyOn(&dependent, &referenced, DEPENDENCY_NORMAL);
+	}
+	change_row(name, EsApplyText(function));
+}
+
+void
+EsRegistryFollow(const char *name, Oid target, const char *text)
+{
+	Oid			function = EsRegistryFunction(target);
+
+	if (OidIsValid(function))
+	{
+		if (strcmp(EsApplyText(function), text) != 0)
+			change_row(name, EsApplyText(function));
+	}
+	else if (OidIsValid(get_trigger_oid(target, PROTECT_TRIGGER, true)))
+	{
+		function = EsApplyFind(target, text);
+		if (OidIsValid(function))
+			EsRegistrySetFunction(name, target, function);
+	}
+}
+
+/* The trigger depends on two functions: the one that it runs returns trigger. */
+Oid
+EsRegistryFunction(Oid target)
+{
+	Oid			trigger = get_trigger_oid(target, PROTECT_TRIGGER, true);
+	Oid			function = InvalidOid;
+	Relation	depend;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(trigger))
+		return InvalidOid;
+	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(TriggerRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(depend, DependDependerIndexId, true, NULL, 2, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend dependency = (Form_pg_depend) GETSTRUCT(tuple);
+
+		if (dependency->refclassid == ProcedureRelationId &&
+			get_func_rettype(dependency->refobjid) == get_rel_type_id(target))
+			function = dependency->refobjid;
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return function;
+}
+
+void
+EsRegistryChanged(void)
+{
+	CacheInvalidateRelcacheByRelid(EsCatalogOid(ES_OBJECT_PROJECTION));
+	CommandCounterIncrement();
+}
+
+/* es.registry_changed(): trigger for whoever changes es.projection by SQL, such as a restore. */
+Datum
+es_registry_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("es.registry_changed() must be called as a trigger")));
+	CacheInvalidateRelcacheByRelid(EsCatalogOid(ES_OBJECT_PROJECTION));
+	PG_RETURN_POINTER(NULL);
+}
+
+/* Adds the trigger that protects the table and depends on the apply function. */
+static void
+add_trigger(const EsRegistryRow *row)
+{
+	char	   *table = qualified_name(row->target);
+	ObjectAddress trigger;
+	ObjectAddress function;
+
+	execute(psprintf("CREATE TRIGGER " PROTECT_TRIGGER
+					 " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s"
+					 " FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()", table));
+	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, table,
+					 row->protect ? "ENABLE ALWAYS" : "DISABLE"));
+	ObjectAddressSet(trigger, TriggerRelationId,
+					 get_trigger_oid(row->target, PROTECT_TRIGGER, false));
+	ObjectAddressSet(function, ProcedureRelationId, row->function);
+	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
+}
+
+static void
+add_row(const EsRegistryRow *row)
+{
+	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Datum		values[ES_PROJECTION_NCOLUMNS];
+	bool		nulls[ES_PROJECTION_NCOLUMNS] = {false};
+
+#define SET(column, value) values[ES_PROJECTION_##column - 1] = (value)
+#define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
+	SET(NAME, CStringGetTextDatum(row->name));
+	SET(TARGET, ObjectIdGetDatum(row->target));
+	SET(OWNER, ObjectIdGetDatum(row->owner));
+	SET(APPLY, CStringGetTextDatum(EsApplyText(row->function)));
+	SET(KEY, row->key == NULL ? (Datum) 0 : CStringGetTextDatum(row->key));
+	SET(AGGREGATE_TYPES, PointerGetDatum(row->aggregate_types));
+	SET(EVENT_TYPES, PointerGetDatum(row->event_types));
+	SET(MODE, CStringGetTextDatum(row->mode));
+	SET(PROTECT, BoolGetDatum(row->protect));
+	SET(SETTINGS, PointerGetDatum(row->settings));
+	SET_NULL_IF(KEY, row->key == NULL);
+	SET_NULL_IF(AGGREGATE_TYPES, row->aggregate_types == NULL);
+	SET_NULL_IF(EVENT_TYPES, row->event_types == NULL);
+#undef SET
+#undef SET_NULL_IF
+	CatalogTupleInsert(registry, heap_form_tuple(RelationGetDescr(registry), values, nulls));
+	table_close(registry, NoLock);
+}
+
+/* Gives the projection's row another function, or removes it (null), if it is there. */
+static void
+change_row(const char *name, const char *function)
+{
+	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, ES_PROJECTION_NAME, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(name));
+	key.sk_collation = C_COLLATION_OID;
+	scan = systable_beginscan(registry, EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), true, snapshot,
+							  1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple) && function == NULL)
+		CatalogTupleDelete(registry, &tuple->t_self);
+	else if (HeapTupleIsValid(tuple))
+	{
+		int			column = ES_PROJECTION_APPLY;
+		Datum		value = CStringGetTextDatum(function);
+		bool		isnull = false;
+
+		CatalogTupleUpdate(registry, &tuple->t_self,
+						   heap_modify_tuple_by_cols(tuple, RelationGetDescr(registry), 1, &column,
+													 &value, &isnull));
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(registry, NoLock);
+	EsRegistryChanged();
+}
+
+/* Runs DDL as the current user. */
+static void
+execute(const char *command)
+{
+	SPI_connect();
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", command);
+	SPI_finish();
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}

@@ -1,0 +1,70 @@
+/*
+ * registry.h
+ *	  What is stored of a projection: its row, its trigger, its dependency.
+ */
+#ifndef ES_REGISTRY_H
+#define ES_REGISTRY_H
+
+#include "postgres.h"
+
+#include "utils/array.h"
+
+/* Columns of es.projection, in their order. */
+typedef enum EsProjectionColumn
+{
+	ES_PROJECTION_NAME = 1,
+	ES_PROJECTION_TARGET,
+	ES_PROJECTION_OWNER,
+	ES_PROJECTION_APPLY,
+	ES_PROJECTION_KEY,
+	ES_PROJECTION_AGGREGATE_TYPES,
+	ES_PROJECTION_EVENT_TYPES,
+	ES_PROJECTION_MODE,
+	ES_PROJECTION_PROTECT,
+	ES_PROJECTION_SETTINGS
+} EsProjectionColumn;
+
+#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_SETTINGS
+
+/* A new row of es.projection. */
+typedef struct EsRegistryRow
+{
+	char	   *name;
+	Oid			target;
+	Oid			owner;
+	Oid			function;
+	char	   *key;			/* or null */
+	ArrayType  *aggregate_types;	/* or null */
+	ArrayType  *event_types;	/* or null */
+	char	   *mode;
+	bool		protect;
+	ArrayType  *settings;
+} EsRegistryRow;
+
+/*
+ * Adds and removes a projection: the row, and the trigger on the state table,
+ * which the current user must own.  The caller holds ShareRowExclusiveLock
+ * (add) or AccessExclusiveLock (remove) on it and has checked everything.
+ */
+extern void EsRegistryAdd(const EsRegistryRow *row);
+extern void EsRegistryRemove(const char *name, Oid target);
+
+/* Removes the row only. */
+extern void EsRegistryForget(const char *name);
+
+/* Makes the projection use another function. */
+extern void EsRegistrySetFunction(const char *name, Oid target, Oid function);
+
+/*
+ * Brings the stored text of the apply function up to date with the name that
+ * the function has now, or the dependency with the text where it was lost.
+ */
+extern void EsRegistryFollow(const char *name, Oid target, const char *text);
+
+/* Returns the function that the projection depends on; invalid if that is not known. */
+extern Oid	EsRegistryFunction(Oid target);
+
+/* Tells every session that the registry has changed, and shows it to the next command. */
+extern void EsRegistryChanged(void);
+
+#endif							/* ES_REGISTRY_H */
