@@ -46,7 +46,8 @@ struct EsApply
 	ParamListInfo params;
 	TupleTableSlot *state_slot; /* the state as a stored tuple */
 	TupleTableSlot *no_state;	/* all columns null */
-	TupleTableSlot *state;		/* of the current event: one of the two */
+	TupleTableSlot *masked;		/* the state without its generated columns; null: it has none */
+	TupleTableSlot *state;		/* of the current event: one of the three */
 	TupleTableSlot *event;
 	Datum		state_row;		/* the current state as a datum; 0: not asked for */
 	HeapTupleData result;
@@ -54,6 +55,7 @@ struct EsApply
 
 static Oid	find_signature(const char *text);
 pg_noreturn static void wrong_function(Relation target, const char *text, const char *detail);
+static TupleTableSlot *mask_generated(EsApply *apply);
 static bool is_null_row(HeapTupleHeader row);
 static bool same_row(HeapTuple a, HeapTuple b);
 static Oid	event_rowtype(void);
@@ -138,6 +140,8 @@ EsApplyCompile(Relation target, Oid function)
 	apply->state_slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	apply->no_state = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	ExecStoreAllNullTuple(apply->no_state);
+	if (desc->constr != NULL && desc->constr->has_generated_stored)
+		apply->masked = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	return apply;
 }
 
@@ -156,7 +160,7 @@ EsApplyEvent(EsApply *apply, ExprContext *econtext, HeapTuple state, TupleTableS
 	if (state != NULL)
 	{
 		ExecStoreHeapTuple(state, apply->state_slot, false);
-		apply->state = apply->state_slot;
+		apply->state = apply->masked == NULL ? apply->state_slot : mask_generated(apply);
 	}
 	else
 		apply->state = apply->no_state;
@@ -181,6 +185,28 @@ EsApplyEvent(EsApply *apply, ExprContext *econtext, HeapTuple state, TupleTableS
 	return same_row(state, &apply->result) ? state : &apply->result;
 }
 
+/*
+ * Returns the state with its generated columns null.  They are computed when
+ * the row is written, which for the same events can be once or many times, so
+ * the function must never see them.
+ */
+static TupleTableSlot *
+mask_generated(EsApply *apply)
+{
+	TupleTableSlot *masked = apply->masked;
+	TupleDesc	desc = masked->tts_tupleDescriptor;
+
+	slot_getallattrs(apply->state_slot);
+	ExecClearTuple(masked);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		masked->tts_values[i] = apply->state_slot->tts_values[i];
+		masked->tts_isnull[i] = apply->state_slot->tts_isnull[i] ||
+			TupleDescAttr(desc, i)->attgenerated != '\0';
+	}
+	return ExecStoreVirtualTuple(masked);
+}
+
 /* Says whether all columns are null, which SQL's IS NULL takes for a null row. */
 static bool
 is_null_row(HeapTupleHeader row)
@@ -200,6 +226,7 @@ static bool
 same_row(HeapTuple a, HeapTuple b)
 {
 	return a != NULL && a->t_len == b->t_len && a->t_data->t_hoff == b->t_data->t_hoff &&
+		HeapTupleHeaderGetNatts(a->t_data) == HeapTupleHeaderGetNatts(b->t_data) &&
 		memcmp(a->t_data->t_bits, b->t_data->t_bits,
 			   a->t_len - offsetof(HeapTupleHeaderData, t_bits)) == 0;
 }

@@ -30,6 +30,13 @@
 #define EsRelationOwnerCheck(oid, role) pg_class_ownercheck(oid, role)
 #endif
 
+/* Starts loading memory into the processor's cache, where the compiler can say so. */
+#if defined(__GNUC__) || defined(__clang__)
+#define EsPrefetch(address) __builtin_prefetch(address)
+#else
+#define EsPrefetch(address) ((void) 0)
+#endif
+
 /* Goes before a declaration, as in PostgreSQL 18. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

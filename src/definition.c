@@ -94,7 +94,7 @@ es_drop_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_argument(fcinfo, 0, "name", true);
 	EsProjection *projection;
-	Relation	target;
+	Relation	target = NULL;	/* its table was dropped unseen by es.forget_dropped() */
 
 	PreventCommandIfReadOnly("es.drop_projection()");
 	EsProjectionsEnter();
@@ -102,11 +102,18 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	{
 		projection = EsProjectionFind(name);
 		check_owner(projection);
+		if (get_rel_name(projection->target) == NULL)
+			break;
 		target = EsProjectionOpen(projection, AccessExclusiveLock);
 	} while (target == NULL);
-	table_close(target, NoLock);
 
-	EsRegistryRemove(name, projection->target);
+	if (target != NULL)
+	{
+		table_close(target, NoLock);
+		EsRegistryRemove(name, projection->target);
+	}
+	else
+		EsRegistryForget(name);
 	EsProjectionsLeave();
 	PG_RETURN_VOID();
 }
@@ -424,7 +431,7 @@ was_dropped(EsProjection *projection)
 	if (SPI_execute_with_args(
 			"SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() AS d"
 			" WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
-			"   AND d.objid OPERATOR(pg_catalog.=) $1"
+			"   AND d.objid OPERATOR(pg_catalog.=) $1 AND d.objsubid OPERATOR(pg_catalog.=) 0"
 			"    OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
 			"   AND d.address_names[3] OPERATOR(pg_catalog.=) $2"
 			"   AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))"

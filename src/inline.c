@@ -54,11 +54,20 @@ typedef struct Batch
 	EsStates   *states;
 } Batch;
 
+/* Rows to write. */
+typedef struct Changes
+{
+	EsStateEntry **entries;
+	Size		count;
+} Changes;
+
 PG_FUNCTION_INFO_V1(es_apply_inline);
 
 static void serialize_events(TupleTableSlot **events, int nevents);
-static Bitmapset *add_key_locks(Bitmapset *locks, EsProjection *projection,
+static Bitmapset *add_key_locks(Bitmapset *locks, EsProjection *projection, Relation target,
 								TupleTableSlot **events, int nevents);
+static Bitmapset *add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
+						   TupleTableSlot **events, int nevents, int *current);
 static void lock_keys(Bitmapset *locks);
 static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
@@ -68,7 +77,8 @@ static bool apply_projection(EsProjection *projection, Tuplestorestate *events,
 static void apply_events(Batch *batch, EsProjection *projection, Relation target);
 static void fold_event(Batch *batch, EsFold *fold);
 static void write_states(Batch *batch);
-static void write_state(EsStateEntry *entry, void *arg);
+static void collect_change(EsStateEntry *entry, void *arg);
+static int	compare_changes(const void *a, const void *b);
 static void find_event(Batch *batch);
 
 /* Joins the log, which does not know us. */
@@ -153,8 +163,7 @@ serialize_events(TupleTableSlot **events, int nevents)
 			next = 0;
 			continue;
 		}
-		if (fed_by_many(projection, EsProjectionFold(projection, target)))
-			locks = add_key_locks(locks, projection, events, nevents);
+		locks = add_key_locks(locks, projection, target, events, nevents);
 		table_close(target, NoLock);
 	}
 	lock_keys(locks);
@@ -162,38 +171,50 @@ serialize_events(TupleTableSlot **events, int nevents)
 	EsProjectionsLeave();
 }
 
-/* Adds the numbers of the locks for the events' keys. */
+/* Adds the numbers of the locks that the projection needs for the events. */
 static Bitmapset *
-add_key_locks(Bitmapset *locks, EsProjection *projection, TupleTableSlot **events, int nevents)
+add_key_locks(Bitmapset *locks, EsProjection *projection, Relation target,
+			  TupleTableSlot **events, int nevents)
 {
 	MemoryContext context = CurrentMemoryContext;
-	EsFold	   *fold = projection->fold;
-	Datum		key[INDEX_MAX_KEYS];
-	EsActing	acting;
-	volatile int current = 0;
-	Bitmapset  *volatile result = locks;
+	int			current = 0;
 
-	EsProjectionAct(projection, &acting);
 	PG_TRY();
 	{
-		for (int i = 0; i < nevents; i++)
-		{
-			current = i;
-			if (!EsProjectionMatches(projection, events[i]))
-				continue;
-			fold->econtext->ecxt_outertuple = events[i];
-			if (EsKeyEval(fold->key, fold->econtext, key))
-				result = bms_add_member(result, EsKeyHash(fold->key, key) % KEY_LOCKS);
-			ResetExprContext(fold->econtext);
-		}
+		EsFold	   *fold = EsProjectionFold(projection, target);
+
+		if (fed_by_many(projection, fold))
+			locks = add_keys(locks, projection, fold, events, nevents, &current);
 	}
 	PG_CATCH();
 	{
 		EsProjectionFailed(projection, events[current], context);
 	}
 	PG_END_TRY();
+	return locks;
+}
+
+/* Adds the numbers of the locks for the events' keys; *current is the event at work. */
+static Bitmapset *
+add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
+		 TupleTableSlot **events, int nevents, int *current)
+{
+	Datum		key[INDEX_MAX_KEYS];
+	EsActing	acting;
+
+	EsProjectionAct(projection, &acting);
+	for (int i = 0; i < nevents; i++)
+	{
+		*current = i;
+		if (!EsProjectionMatches(projection, events[i]))
+			continue;
+		fold->key_econtext->ecxt_outertuple = events[i];
+		if (EsKeyEval(fold->key, fold->key_econtext, key))
+			locks = bms_add_member(locks, EsKeyHash(fold->key, key) % KEY_LOCKS);
+		ResetExprContext(fold->key_econtext);
+	}
 	EsActingEnd(&acting);
-	return result;
+	return locks;
 }
 
 static void
@@ -308,8 +329,8 @@ fold_event(Batch *batch, EsFold *fold)
 {
 	Datum		key[INDEX_MAX_KEYS];
 
-	fold->econtext->ecxt_outertuple = batch->event;
-	if (EsKeyEval(fold->key, fold->econtext, key))
+	fold->key_econtext->ecxt_outertuple = batch->event;
+	if (EsKeyEval(fold->key, fold->key_econtext, key))
 	{
 		bool		is_new;
 		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key), &is_new);
@@ -317,34 +338,58 @@ fold_event(Batch *batch, EsFold *fold)
 
 		if (is_new)
 			EsStateRowsFetch(batch->rows, batch->states, entry);
-		entry->last_position = batch->position;
 		row = EsApplyEvent(fold->apply, fold->econtext, entry->state, batch->event);
 		if (row != entry->state)
 		{
 			EsStatesKeep(batch->states, entry, row);
 			entry->changed = true;
+			entry->last_position = batch->position;
 		}
+		ResetExprContext(fold->econtext);
 	}
-	ResetExprContext(fold->econtext);
+	ResetExprContext(fold->key_econtext);
 }
 
-/* Writes the rows that changed, and makes them visible to the next command. */
+/*
+ * Writes the rows that changed, and makes them visible to the next command.
+ * They are written in the order of their last changes, so that a unique value
+ * can go from one row to another in a batch as it can event by event.
+ */
 static void
 write_states(Batch *batch)
 {
-	EsStatesVisit(batch->states, write_state, batch);
+	Changes		changes = {0};
+
+	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) *
+											 (1 + (Size) EsStatesCount(batch->states)));
+	EsStatesVisit(batch->states, collect_change, &changes);
+	qsort(changes.entries, changes.count, sizeof(EsStateEntry *), compare_changes);
+	for (Size i = 0; i < changes.count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		batch->position = changes.entries[i]->last_position;
+		EsStateRowsWrite(batch->rows, changes.entries[i]);
+	}
+	pfree(changes.entries);
 	CommandCounterIncrement();
 }
 
 static void
-write_state(EsStateEntry *entry, void *arg)
+collect_change(EsStateEntry *entry, void *arg)
 {
-	Batch	   *batch = arg;
+	Changes    *changes = arg;
 
-	CHECK_FOR_INTERRUPTS();
-	batch->position = entry->last_position;
 	if (entry->changed)
-		EsStateRowsWrite(batch->rows, entry);
+		changes->entries[changes->count++] = entry;
+}
+
+static int
+compare_changes(const void *a, const void *b)
+{
+	int64		pa = (*(EsStateEntry *const *) a)->last_position;
+	int64		pb = (*(EsStateEntry *const *) b)->last_position;
+
+	return pa < pb ? -1 : pa > pb;
 }
 
 /* Fetches the event at work again, to name it in an error. */

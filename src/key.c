@@ -397,18 +397,19 @@ check_expression(Node *expr)
 	if (depends_on_position(expr, NULL))
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 errmsg("the key uses the event's position"),
+				 errmsg("the key uses the event's position, its whole row or a system column"),
 				 errdetail("An event is given its position after the row of its key has been locked."),
-				 errhint("Use the aggregate's id and version, or event_id.")));
+				 errhint("Use the other columns, such as the aggregate's id and version, or event_id.")));
 }
 
+/* Says whether the position is used, or the whole row, or a system column, which is known even later. */
 static bool
 depends_on_position(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, Var))
-		return ((Var *) node)->varattno == ES_EVENT_POSITION;
+		return ((Var *) node)->varattno <= ES_EVENT_POSITION;
 	return expression_tree_walker(node, depends_on_position, context);
 }
 

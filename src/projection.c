@@ -125,12 +125,18 @@ EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
 	Relation	target = try_table_open(projection->target, lockmode);
 
 	/* If anything has changed, then projection is no longer in the registry's list. */
-	if (target != NULL && (!registry_valid || !list_member_ptr(registry, projection)))
+	if (registry_valid && list_member_ptr(registry, projection))
 	{
-		table_close(target, NoLock);
-		return NULL;
+		if (target == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("the state table of projection \"%s\" does not exist", projection->name),
+					 errhint("Remove the projection with es.drop_projection().")));
+		return target;
 	}
-	return target;
+	if (target != NULL)
+		table_close(target, NoLock);
+	return NULL;
 }
 
 EsFold *
@@ -358,6 +364,7 @@ compile(EsProjection *projection, Relation target)
 		function = EsApplyFind(projection->target, projection->apply);
 	EsApplyCheck(target, function, projection->apply);
 	fold->apply = EsApplyCompile(target, function);
+	fold->key_econtext = CreateStandaloneExprContext();
 	fold->econtext = CreateStandaloneExprContext();
 	table_close(events, NoLock);
 	MemoryContextSwitchTo(old);
@@ -433,19 +440,29 @@ transaction_ended(XactEvent event, void *arg)
 	EsProjectionsLeave();
 }
 
+/* Names an event; one that is not in the log yet may lack its position, version and id. */
 static char *
 describe_event(TupleTableSlot *event)
 {
-	Datum		values[ES_EVENT_NCOLUMNS];
+	StringInfoData buf;
 
 	slot_getallattrs(event);
-	memcpy(values, event->tts_values, sizeof(values));
-	return psprintf("Event \"%s\" of aggregate %s/%s: version " INT64_FORMAT
-					", position " INT64_FORMAT ", event id %s.",
-					TextDatumGetCString(values[ES_EVENT_EVENT_TYPE - 1]),
-					TextDatumGetCString(values[ES_EVENT_AGGREGATE_TYPE - 1]),
-					TextDatumGetCString(values[ES_EVENT_AGGREGATE_ID - 1]),
-					DatumGetInt64(values[ES_EVENT_VERSION - 1]),
-					DatumGetInt64(values[ES_EVENT_POSITION - 1]),
-					DatumGetCString(DirectFunctionCall1(uuid_out, values[ES_EVENT_EVENT_ID - 1])));
+#define VALUE(column) event->tts_values[ES_EVENT_##column - 1]
+#define ISNULL(column) event->tts_isnull[ES_EVENT_##column - 1]
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "Event \"%s\" of aggregate %s/%s",
+					 TextDatumGetCString(VALUE(EVENT_TYPE)),
+					 TextDatumGetCString(VALUE(AGGREGATE_TYPE)),
+					 TextDatumGetCString(VALUE(AGGREGATE_ID)));
+	if (!ISNULL(VERSION))
+		appendStringInfo(&buf, ", version " INT64_FORMAT, DatumGetInt64(VALUE(VERSION)));
+	if (!ISNULL(POSITION))
+		appendStringInfo(&buf, ", position " INT64_FORMAT, DatumGetInt64(VALUE(POSITION)));
+	if (!ISNULL(EVENT_ID))
+		appendStringInfo(&buf, ", event id %s",
+						 DatumGetCString(DirectFunctionCall1(uuid_out, VALUE(EVENT_ID))));
+	appendStringInfoChar(&buf, '.');
+#undef VALUE
+#undef ISNULL
+	return buf.data;
 }

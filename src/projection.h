@@ -18,7 +18,8 @@ typedef struct EsFold
 {
 	EsKey	   *key;
 	EsApply    *apply;
-	ExprContext *econtext;		/* reset it after each event */
+	ExprContext *key_econtext;	/* for key and for apply: reset them after each event */
+	ExprContext *econtext;
 	bool		valid;
 } EsFold;
 

@@ -58,6 +58,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#define READ_BATCH 32			/* events whose states are fetched into the processor's cache at once */
 #define WRITE_BATCH 1000		/* rows that go to the heap at once */
 #define SWAP_WAIT 100			/* milliseconds of one wait for the exclusive lock */
 #define SWAP_PATIENCE 60000		/* milliseconds of waiting in all, without lock_timeout */
@@ -78,13 +79,25 @@ typedef struct Writer
 	int64		rows;
 } Writer;
 
+/* An event that has been read, to be folded with others. */
+typedef struct ReadEvent
+{
+	TupleTableSlot *event;
+	HeapTupleData tuple;		/* of event */
+	int64		position;
+	uint32		hash;
+	Datum		key[INDEX_MAX_KEYS];
+} ReadEvent;
+
 typedef struct Rebuild
 {
 	EsProjection *projection;
 	EsFold	   *fold;
 	Relation	events;
 	Snapshot	snapshot;
-	TupleTableSlot *event;
+	ReadEvent	batch[READ_BATCH];
+	int			nbatch;
+	TupleTableSlot *event;		/* at work, to name it in an error; or null */
 	EsStates   *states;
 	Writer		writer;
 	int			part_bits;		/* a part is the keys whose hash starts with these bits ... */
@@ -99,7 +112,12 @@ static void fold_parts(Rebuild *rebuild);
 static bool fold_part(Rebuild *rebuild);
 static bool fold_in_physical_order(Rebuild *rebuild);
 static bool fold_in_position_order(Rebuild *rebuild);
-static bool fold_event(Rebuild *rebuild, bool in_position_order);
+static void take_event(Rebuild *rebuild);
+static void own_tuple(TupleTableSlot *slot);
+static void keep_tuple(ReadEvent *read);
+static bool fold_batch(Rebuild *rebuild, bool in_position_order);
+static bool fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
+static void clear_batch(Rebuild *rebuild);
 static bool in_part(Rebuild *rebuild, uint32 hash);
 static void forget_misordered(EsStateEntry *entry, void *arg);
 static void open_writer(Writer *writer, Relation target, Oid heap, EsKey *key);
@@ -114,30 +132,34 @@ static void check_foreign_key(HeapTuple tuple);
 EsRebuilt
 EsRebuild(EsProjection *projection, Relation target)
 {
-	Rebuild		rebuild = {.projection = projection};
+	Rebuild    *rebuild;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es rebuild",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Oid			relid = RelationGetRelid(target);
+	EsRebuilt	result;
 	Oid			heap;
 
+	rebuild = palloc0(sizeof(Rebuild));
+	rebuild->projection = projection;
 	CheckTableNotInUse(target, "rebuild");
 	CommandCounterIncrement();
 	heap = make_new_heap(relid, target->rd_rel->reltablespace, target->rd_rel->relam,
-						 target->rd_rel->relpersistence, ExclusiveLock);
-	build_heap(&rebuild, target, heap);
+						 target->rd_rel->relpersistence, ShareRowExclusiveLock);
+	build_heap(rebuild, target, heap);
 
 	lock_for_swap(target);
 	CheckTableNotInUse(target, "rebuild");
 	finish_heap_swap(relid, heap, false, false, true, true, RecentXmin, ReadNextMultiXactId(),
 					 target->rd_rel->relpersistence);
 	pgstat_count_truncate(target);
-	pgstat_count_heap_insert(target, rebuild.result.rows);
+	pgstat_count_heap_insert(target, rebuild->result.rows);
 	check_foreign_keys(target);
 
+	result = rebuild->result;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
-	return rebuild.result;
+	return result;
 }
 
 /* Fills the new heap, as the projection's owner. */
@@ -149,7 +171,8 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 
 	rebuild->fold = EsProjectionFold(rebuild->projection, target);
 	rebuild->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	rebuild->event = table_slot_create(rebuild->events, NULL);
+	for (int i = 0; i < READ_BATCH; i++)
+		rebuild->batch[i].event = table_slot_create(rebuild->events, NULL);
 	PushActiveSnapshot(GetLatestSnapshot());
 	rebuild->snapshot = GetActiveSnapshot();
 	EsProjectionAct(rebuild->projection, &acting);
@@ -160,14 +183,14 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 	}
 	PG_CATCH();
 	{
-		EsProjectionFailed(rebuild->projection, TupIsNull(rebuild->event) ? NULL : rebuild->event,
-						   context);
+		EsProjectionFailed(rebuild->projection, rebuild->event, context);
 	}
 	PG_END_TRY();
 	close_writer(&rebuild->writer);
 	EsActingEnd(&acting);
 	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(rebuild->event);
+	for (int i = 0; i < READ_BATCH; i++)
+		ExecDropSingleTupleTableSlot(rebuild->batch[i].event);
 	table_close(rebuild->events, NoLock);
 	rebuild->result.rows = rebuild->writer.rows;
 }
@@ -184,7 +207,7 @@ fold_parts(Rebuild *rebuild)
 	{
 		bool		fits;
 
-		rebuild->states = EsStatesCreate(rebuild->fold->key, 1024);
+		rebuild->states = EsStatesCreate(rebuild->fold->key, 16);
 		rebuild->misordered = false;
 		rebuild->part_events = 0;
 		fits = fold_part(rebuild);
@@ -223,10 +246,18 @@ fold_in_physical_order(Rebuild *rebuild)
 	TableScanDesc scan = table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL,
 											   true, false);
 	bool		fits = true;
+	bool		more = true;
 
-	while (fits && table_scan_getnextslot(scan, ForwardScanDirection, rebuild->event))
-		fits = fold_event(rebuild, false);
-	ExecClearTuple(rebuild->event);
+	while (more && fits)
+	{
+		rebuild->nbatch = 0;
+		while (rebuild->nbatch < READ_BATCH &&
+			   (more = table_scan_getnextslot(scan, ForwardScanDirection,
+											  rebuild->batch[rebuild->nbatch].event)))
+			take_event(rebuild);
+		fits = fold_batch(rebuild, false);
+	}
+	clear_batch(rebuild);
 	table_endscan(scan);
 	return fits;
 }
@@ -237,61 +268,136 @@ fold_in_position_order(Rebuild *rebuild)
 	Relation	index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	IndexScanDesc scan = EsIndexBeginScan(rebuild->events, index, rebuild->snapshot, 0);
 	bool		fits = true;
+	bool		more = true;
 
 	index_rescan(scan, NULL, 0, NULL, 0);
-	while (fits && index_getnext_slot(scan, ForwardScanDirection, rebuild->event))
-		fits = fold_event(rebuild, true);
-	ExecClearTuple(rebuild->event);
+	while (more && fits)
+	{
+		rebuild->nbatch = 0;
+		while (rebuild->nbatch < READ_BATCH &&
+			   (more = index_getnext_slot(scan, ForwardScanDirection,
+										  rebuild->batch[rebuild->nbatch].event)))
+			take_event(rebuild);
+		fits = fold_batch(rebuild, true);
+	}
+	clear_batch(rebuild);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);
 	return fits;
 }
 
-/* Folds one event into its state; false: the states have outgrown the memory. */
-static bool
-fold_event(Rebuild *rebuild, bool in_position_order)
+/*
+ * Keeps the event just read in the batch, if it is one to fold: the state of
+ * its key will be needed soon.
+ */
+static void
+take_event(Rebuild *rebuild)
 {
 	EsFold	   *fold = rebuild->fold;
-	TupleTableSlot *event = rebuild->event;
-	Datum		key[INDEX_MAX_KEYS];
-	bool		fits = true;
+	ReadEvent  *read = &rebuild->batch[rebuild->nbatch];
 	bool		isnull;
-	int64		position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
 
 	CHECK_FOR_INTERRUPTS();
-	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, position);
-	if (!EsProjectionMatches(rebuild->projection, event))
-		return true;
-	fold->econtext->ecxt_outertuple = event;
-	if (EsKeyEval(fold->key, fold->econtext, key))
+	own_tuple(read->event);
+	rebuild->event = read->event;
+	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
+	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, read->position);
+	if (!EsProjectionMatches(rebuild->projection, read->event))
+		return;
+	fold->key_econtext->ecxt_outertuple = read->event;
+	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
+		return;
+	read->hash = EsKeyHash(fold->key, read->key);
+	if (!in_part(rebuild, read->hash))
+		return;
+	keep_tuple(read);
+	EsStatesPrefetch(rebuild->states, read->hash);
+	rebuild->nbatch++;
+}
+
+/*
+ * Makes the slot's tuple its own: a scan stores its next tuple where the slot
+ * still points to.  The tuple itself stays where it is, in the page that the
+ * slot has pinned.
+ */
+static void
+keep_tuple(ReadEvent *read)
+{
+	if (TTS_IS_BUFFERTUPLE(read->event))
 	{
-		uint32		hash = EsKeyHash(fold->key, key);
+		HeapTupleTableSlot *slot = (HeapTupleTableSlot *) read->event;
 
-		if (in_part(rebuild, hash))
-		{
-			bool		is_new;
-			EsStateEntry *entry = EsStatesLookup(rebuild->states, key, hash, &is_new);
-
-			if (!in_position_order)
-			{
-				rebuild->part_events++;
-				if (position < entry->last_position)
-					entry->misordered = rebuild->misordered = true;
-				entry->last_position = position;
-			}
-			if (entry->misordered == in_position_order)
-			{
-				HeapTuple	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, event);
-
-				if (row != entry->state)
-					EsStatesKeep(rebuild->states, entry, row);
-			}
-			fits = rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
-				EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
-		}
+		if (slot->tuple != &read->tuple)
+			read->tuple = *slot->tuple;
+		slot->tuple = &read->tuple;
 	}
-	ResetExprContext(fold->econtext);
-	return fits;
+	else
+		ExecMaterializeSlot(read->event);
+}
+
+/*
+ * Makes the slot independent of the scan, which goes on.  A sequential scan of
+ * a heap gives every slot a pointer to one and the same tuple header.
+ */
+static void
+own_tuple(TupleTableSlot *slot)
+{
+	BufferHeapTupleTableSlot *buffer_slot = (BufferHeapTupleTableSlot *) slot;
+
+	if (!TTS_IS_BUFFERTUPLE(slot) || buffer_slot->base.tuple == &buffer_slot->base.tupdata)
+		return;
+	buffer_slot->base.tupdata = *buffer_slot->base.tuple;
+	buffer_slot->base.tuple = &buffer_slot->base.tupdata;
+}
+
+/* Folds the batch's events into their states; false: they have outgrown the memory. */
+static bool
+fold_batch(Rebuild *rebuild, bool in_position_order)
+{
+	for (int i = 0; i < rebuild->nbatch; i++)
+		EsStatesPrefetchRow(rebuild->states, rebuild->batch[i].hash);
+	for (int i = 0; i < rebuild->nbatch; i++)
+		if (!fold_event(rebuild, &rebuild->batch[i], in_position_order))
+			return false;
+	ResetExprContext(rebuild->fold->key_econtext);
+	return true;
+}
+
+/* Folds one event into its state; false: the states have outgrown the memory. */
+static bool
+fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
+{
+	EsFold	   *fold = rebuild->fold;
+	bool		is_new;
+	EsStateEntry *entry = EsStatesLookup(rebuild->states, read->key, read->hash, &is_new);
+
+	rebuild->event = read->event;
+	if (!in_position_order)
+	{
+		rebuild->part_events++;
+		if (read->position < entry->last_position)
+			entry->misordered = rebuild->misordered = true;
+		entry->last_position = read->position;
+	}
+	if (entry->misordered == in_position_order)
+	{
+		HeapTuple	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
+
+		if (row != entry->state)
+			EsStatesKeep(rebuild->states, entry, row);
+		ResetExprContext(fold->econtext);
+	}
+	return rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
+		EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
+}
+
+static void
+clear_batch(Rebuild *rebuild)
+{
+	for (int i = 0; i < READ_BATCH; i++)
+		ExecClearTuple(rebuild->batch[i].event);
+	ResetExprContext(rebuild->fold->key_econtext);
+	rebuild->event = NULL;
 }
 
 static bool

@@ -45,6 +45,8 @@
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+#define PREFETCH_DISTANCE 8
+
 struct EsStates
 {
 	MemoryContext context;
@@ -113,6 +115,38 @@ EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new)
 		MemoryContextSwitchTo(old);
 	}
 	return entry;
+}
+
+void
+EsStatesPrefetch(EsStates *states, uint32 hash)
+{
+	EsStateEntry *entry = &states->entries->data[hash & states->entries->sizemask];
+
+	EsPrefetch(entry);
+	EsPrefetch((char *) entry + PG_CACHE_LINE_SIZE / 2);
+}
+
+void
+EsStatesPrefetchRow(EsStates *states, uint32 hash)
+{
+	/* An entry is seldom far from its place; one that is, is not prefetched. */
+	for (uint32 distance = 0; distance < PREFETCH_DISTANCE; distance++)
+	{
+		EsStateEntry *entry = &states->entries->data[(hash + distance) & states->entries->sizemask];
+
+		if (entry->status != entries_SH_IN_USE)
+			return;
+		if (entry->hash == hash)
+		{
+			EsPrefetch(entry->key);
+			if (entry->state != NULL)
+			{
+				EsPrefetch(entry->state);
+				EsPrefetch((char *) entry->state + PG_CACHE_LINE_SIZE / 2);
+			}
+			return;
+		}
+	}
 }
 
 void
@@ -314,7 +348,7 @@ lock_row(EsStateRows *rows)
 	TM_FailureData failure;
 	TM_Result	result = table_tuple_lock(rows->table, &rows->stored->tts_tid, GetActiveSnapshot(),
 										  rows->stored, GetCurrentCommandId(false),
-										  LockTupleExclusive, LockWaitBlock, 0, &failure);
+										  LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
 
 	switch (result)
 	{

@@ -18,7 +18,7 @@ typedef struct EsStateEntry
 {
 	Datum	   *key;
 	HeapTuple	state;			/* null: there is no row */
-	int64		last_position;	/* of the last event folded */
+	int64		last_position;	/* of the last event folded (inline: that changed it) */
 	uint32		allocated;		/* bytes that state may take in place */
 	uint32		hash;
 	ItemPointerData tid;		/* of the stored row; invalid: not stored */
@@ -36,6 +36,13 @@ extern void EsStatesDestroy(EsStates *states);
 
 /* Returns the entry of a key; a new one has no row. */
 extern EsStateEntry *EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new);
+
+/*
+ * Fetch into the processor's cache what a lookup of this hash will need, and
+ * then what folding into the row will need.
+ */
+extern void EsStatesPrefetch(EsStates *states, uint32 hash);
+extern void EsStatesPrefetchRow(EsStates *states, uint32 hash);
 
 /* Keeps a copy of the row as the entry's state; null: no row. */
 extern void EsStatesKeep(EsStates *states, EsStateEntry *entry, HeapTuple row);

@@ -87,6 +87,7 @@ COMMENT ON FUNCTION es.forget_dropped() IS
 
 CREATE EVENT TRIGGER es_forget_dropped ON sql_drop
 	EXECUTE FUNCTION es.forget_dropped();
+ALTER EVENT TRIGGER es_forget_dropped ENABLE ALWAYS;
 
 CREATE FUNCTION es.follow_ddl()
 RETURNS event_trigger LANGUAGE c
