@@ -23,6 +23,11 @@
  *
  * Where each row is fed by one aggregate only, the aggregate's lock has
  * already done all this and no key is locked.
+ *
+ * Triggers on a state table fire when all rows of the projection are written.
+ * They may append: such a statement's events come after those of the statement
+ * around it, so a projection that is yet to get the outer ones gets them
+ * first.
  */
 #include "postgres.h"
 
@@ -44,7 +49,20 @@
 #define KEY_LOCKS 2048
 #define KEY_LOCK_KIND 7004		/* field4 of the lock tag, see aggregate.h */
 
-/* The events of a statement, being applied to one projection. */
+/*
+ * A statement that has appended events.  Triggers on a state table may append
+ * too: that statement runs inside this one.
+ */
+typedef struct Statement
+{
+	struct Statement *outer;
+	Tuplestorestate *events;
+	TupleTableSlot *event;
+	List	   *done;			/* state tables that the events are applied to, or being so */
+	bool		folding;		/* user code that runs now must not append */
+} Statement;
+
+/* A statement's events, being applied to one projection. */
 typedef struct Batch
 {
 	Tuplestorestate *events;
@@ -53,6 +71,8 @@ typedef struct Batch
 	EsStateRows *rows;
 	EsStates   *states;
 } Batch;
+
+static Statement *running = NULL;	/* innermost */
 
 /* Rows to write. */
 typedef struct Changes
@@ -71,10 +91,12 @@ static Bitmapset *add_keys(Bitmapset *locks, EsProjection *projection, EsFold *f
 static void lock_keys(Bitmapset *locks);
 static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
-static bool any_match(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event);
-static bool apply_projection(EsProjection *projection, Tuplestorestate *events,
-							 TupleTableSlot *event);
+static void apply_statement(Statement *statement);
+static bool apply_in_order(Statement *statement, EsProjection *projection);
+static bool any_match(EsProjection *projection, Statement *statement);
+static bool apply_projection(EsProjection *projection, Statement *statement);
 static void apply_events(Batch *batch, EsProjection *projection, Relation target);
+static void close_events(Batch *batch, EsProjection *projection);
 static void fold_event(Batch *batch, EsFold *fold);
 static void write_states(Batch *batch);
 static void collect_change(EsStateEntry *entry, void *arg);
@@ -94,42 +116,77 @@ EsInlineInit(void)
 Datum
 es_apply_inline(PG_FUNCTION_ARGS)
 {
-	Tuplestorestate *events;
-	TupleTableSlot *event;
-	List	   *projections;
-	List	   *done = NIL;
-	int			next = 0;
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Statement	statement = {.outer = running};
 
 	check_trigger(fcinfo);
 	if (EsRestoring())
 		PG_RETURN_POINTER(NULL);
+	if (running != NULL && running->folding)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("an apply function cannot append events"),
+				 errhint("Append from a trigger on the state table.")));
 	EsProjectionsEnter();
-	projections = EsProjections();
-	if (projections != NIL)
+	if (EsProjections() != NIL)
 	{
-		events = ((TriggerData *) fcinfo->context)->tg_newtable;
-		event = MakeSingleTupleTableSlot(RelationGetDescr(((TriggerData *) fcinfo->context)->tg_relation),
-										 &TTSOpsMinimalTuple);
-		tuplestore_select_read_pointer(events, tuplestore_alloc_read_pointer(events, EXEC_FLAG_REWIND));
-		while (next < list_length(projections))
+		statement.events = trigger->tg_newtable;
+		statement.event = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
+												   &TTSOpsMinimalTuple);
+		tuplestore_select_read_pointer(statement.events,
+									   tuplestore_alloc_read_pointer(statement.events,
+																	 EXEC_FLAG_REWIND));
+		running = &statement;
+		PG_TRY();
 		{
-			EsProjection *projection = list_nth(projections, next++);
-			Oid			target = projection->target;
-
-			if (list_member_oid(done, target) || !any_match(projection, events, event))
-				continue;
-			if (apply_projection(projection, events, event))
-				done = lappend_oid(done, target);
-			else
-			{
-				projections = EsProjections();
-				next = 0;
-			}
+			apply_statement(&statement);
 		}
-		ExecDropSingleTupleTableSlot(event);
+		PG_FINALLY();
+		{
+			running = statement.outer;
+		}
+		PG_END_TRY();
+		ExecDropSingleTupleTableSlot(statement.event);
 	}
 	EsProjectionsLeave();
 	PG_RETURN_POINTER(NULL);
+}
+
+/* Applies a statement's events to all projections that want some of them. */
+static void
+apply_statement(Statement *statement)
+{
+	List	   *projections = EsProjections();
+	int			next = 0;
+
+	while (next < list_length(projections))
+	{
+		EsProjection *projection = list_nth(projections, next++);
+
+		if (list_member_oid(statement->done, projection->target) ||
+			!any_match(projection, statement))
+			continue;
+		if (!apply_in_order(statement, projection))
+		{
+			/* Its definition has changed: look all up again. */
+			projections = EsProjections();
+			next = 0;
+		}
+	}
+}
+
+/*
+ * Applies a statement's events to one projection, and before them those of the
+ * statements around it, which come first; false: the definition has changed.
+ */
+static bool
+apply_in_order(Statement *statement, EsProjection *projection)
+{
+	if (list_member_oid(statement->done, projection->target))
+		return true;
+	if (statement->outer != NULL && !apply_in_order(statement->outer, projection))
+		return false;
+	return apply_projection(projection, statement);
 }
 
 /*
@@ -254,37 +311,41 @@ check_trigger(FunctionCallInfo fcinfo)
 
 /* Says whether the projection wants any of the events, so that its table isn't touched in vain. */
 static bool
-any_match(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event)
+any_match(EsProjection *projection, Statement *statement)
 {
 	bool		match = false;
 
-	tuplestore_rescan(events);
-	while (!match && tuplestore_gettupleslot(events, true, false, event))
+	tuplestore_rescan(statement->events);
+	while (!match && tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
 		CHECK_FOR_INTERRUPTS();
-		match = EsProjectionMatches(projection, event);
+		match = EsProjectionMatches(projection, statement->event);
 	}
 	return match;
 }
 
 /* Applies the events to one projection; false: its definition has changed. */
 static bool
-apply_projection(EsProjection *projection, Tuplestorestate *events, TupleTableSlot *event)
+apply_projection(EsProjection *projection, Statement *statement)
 {
 	Relation	target = EsProjectionOpen(projection, RowExclusiveLock);
 	MemoryContext context = CurrentMemoryContext;
-	Batch		batch = {.events = events,.event = event};
+	Batch		batch = {.events = statement->events,.event = statement->event};
 
 	if (target == NULL)
 		return false;
+	statement->done = lappend_oid(statement->done, projection->target);
 	PG_TRY();
 	{
+		statement->folding = true;
 		apply_events(&batch, projection, target);
+		statement->folding = false;
+		close_events(&batch, projection);
 	}
 	PG_CATCH();
 	{
 		find_event(&batch);
-		EsProjectionFailed(projection, TupIsNull(event) ? NULL : event, context);
+		EsProjectionFailed(projection, TupIsNull(batch.event) ? NULL : batch.event, context);
 	}
 	PG_END_TRY();
 	table_close(target, NoLock);
@@ -320,6 +381,16 @@ apply_events(Batch *batch, EsProjection *projection, Relation target)
 	}
 	write_states(batch);
 	EsStatesDestroy(batch->states);
+	EsActingEnd(&acting);
+}
+
+/* Fires the triggers of the state table, when all its rows are written. */
+static void
+close_events(Batch *batch, EsProjection *projection)
+{
+	EsActing	acting;
+
+	EsActingBegin(&acting, projection->owner, NULL);
 	EsStateRowsClose(batch->rows);
 	EsActingEnd(&acting);
 }
