@@ -27,6 +27,7 @@
 #include "catalog/pg_class_d.h"
 #include "commands/trigger.h"
 #include "compat.h"
+#include "direct.h"
 #include "errors.h"
 #include "event.h"
 #include "executor/executor.h"
@@ -445,29 +446,16 @@ compare_names(Datum a, Datum b)
 static void
 begin_append(Appender *appender, Relation events)
 {
-	EState *estate = CreateExecutorState();
-	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	MemoryContext caller;
 
 	appender->events = events;
-	appender->estate = estate;
-	rte->rtekind = RTE_RELATION;
-	rte->relid = RelationGetRelid(events);
-	rte->relkind = events->rd_rel->relkind;
-	rte->rellockmode = RowExclusiveLock;
-	EsInitRangeTable(estate, rte);
-	estate->es_output_cid = GetCurrentCommandId(true);
-
-	appender->target = makeNode(ResultRelInfo);
-	InitResultRelInfo(appender->target, events, 1, NULL, 0);
-	estate->es_opened_result_relations = lappend(NIL, appender->target);
-	ExecOpenIndices(appender->target, false);
-	appender->slot = table_slot_create(events, &estate->es_tupleTable);
-
+	appender->estate = EsDirectBegin(events, &appender->target);
+	caller = MemoryContextSwitchTo(appender->estate->es_query_cxt);
+	appender->slot = table_slot_create(events, &appender->estate->es_tupleTable);
 	AfterTriggerBeginQuery();
-	ExecBSInsertTriggers(estate, appender->target);
-	appender->capture = MakeTransitionCaptureState(events->trigdesc, RelationGetRelid(events),
-												   CMD_INSERT);
+	ExecBSInsertTriggers(appender->estate, appender->target);
+	appender->capture =
+		MakeTransitionCaptureState(events->trigdesc, RelationGetRelid(events), CMD_INSERT);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -527,10 +515,8 @@ end_append(Appender *appender)
 
 	ExecASInsertTriggers(estate, appender->target, appender->capture);
 	AfterTriggerEndQuery(estate);
-	ExecResetTupleTable(estate->es_tupleTable, false);
-	ExecCloseResultRelations(estate);
 	MemoryContextSwitchTo(caller);
-	FreeExecutorState(estate);
+	EsDirectEnd(estate);
 }
 
 /* Runs the BEFORE INSERT row triggers, among them the one that sequences. */

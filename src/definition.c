@@ -384,8 +384,10 @@ compile_definition(Definition *definition, Relation target)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) !=
-			ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) ||
-			error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) &&
+			error->sqlerrcode != ERRCODE_INVALID_TEXT_REPRESENTATION)
+			PG_RE_THROW();
+		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 			PG_RE_THROW();
 		FlushErrorState();
 		error->sqlerrcode = ES_ERRCODE_INVALID_PROJECTION;

@@ -31,9 +31,9 @@
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "parser/parse_collate.h"
-#include "parser/parse_expr.h"
 #include "parser/parse_node.h"
 #include "parser/parse_relation.h"
+#include "parser/parse_target.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -44,7 +44,7 @@ static inline bool same_image(EsKeyColumn *column, Datum a, Datum b);
 static void describe_columns(EsKey *key, Relation target);
 static List *default_expressions(EsKey *key);
 static List *parse_expressions(EsKey *key, Relation target, Relation events, const char *text);
-static List *raw_expressions(const char *text);
+static List *raw_targets(const char *text);
 static Expr *coerce_expression(EsKey *key, int column, ParseState *pstate, Node *expr);
 static void check_expression(Node *expr);
 static bool depends_on_position(Node *node, void *context);
@@ -298,22 +298,23 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 	PG_TRY();
 	{
 		ParseState *pstate = make_parsestate(NULL);
-		List	   *raw = raw_expressions(text);
+		List	   *targets = raw_targets(text);
 		ParseNamespaceItem *nsitem;
 		ListCell   *lc;
 
-		if (list_length(raw) != key->ncolumns)
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_INVALID_PROJECTION),
-					 errmsg("the key has %d expressions, but the primary key of \"%s\" has %d columns",
-							list_length(raw), RelationGetRelationName(target), key->ncolumns),
-					 errhint("Give one expression for each column of the primary key, in its order.")));
 		nsitem = addRangeTableEntryForRelation(pstate, events, AccessShareLock,
 											   makeAlias("event", NIL), false, true);
 		addNSItemToQuery(pstate, nsitem, true, true, true);
-		foreach(lc, raw)
+		targets = transformTargetList(pstate, targets, EXPR_KIND_INDEX_EXPRESSION);
+		if (list_length(targets) != key->ncolumns)
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_INVALID_PROJECTION),
+					 errmsg("the key has %d expressions, but the primary key of \"%s\" has %d columns",
+							list_length(targets), RelationGetRelationName(target), key->ncolumns),
+					 errhint("Give one expression for each column of the primary key, in its order.")));
+		foreach(lc, targets)
 		{
-			Node	   *expr = transformExpr(pstate, lfirst(lc), EXPR_KIND_INDEX_EXPRESSION);
+			Node	   *expr = (Node *) lfirst_node(TargetEntry, lc)->expr;
 
 			exprs = lappend(exprs, coerce_expression(key, foreach_current_index(lc), pstate, expr));
 		}
@@ -325,6 +326,9 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+			PG_RE_THROW();
 		FlushErrorState();
 		if (error->sqlerrcode != ES_ERRCODE_INVALID_PROJECTION)
 		{
@@ -341,14 +345,12 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 	return exprs;
 }
 
-/* Splits the text into raw expressions; it must be the target list of a SELECT and no more. */
+/* Parses the text, which must be the target list of a SELECT and no more. */
 static List *
-raw_expressions(const char *text)
+raw_targets(const char *text)
 {
 	List	   *statements = raw_parser(psprintf("SELECT %s", text), RAW_PARSE_DEFAULT);
 	SelectStmt *select = NULL;
-	List	   *exprs = NIL;
-	ListCell   *lc;
 
 	if (list_length(statements) == 1 && IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
 		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
@@ -360,9 +362,7 @@ raw_expressions(const char *text)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("only a list of expressions is allowed")));
-	foreach(lc, select->targetList)
-		exprs = lappend(exprs, lfirst_node(ResTarget, lc)->val);
-	return exprs;
+	return select->targetList;
 }
 
 /* Gives a parsed expression the type of its key column, and checks what it may use. */
