@@ -15,7 +15,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script is these modules, in this order.
 SQL_MODULES = events guard append read admin projection replay
-SQL_FILES = $(wildcard $(SQL_MODULES:%=src/sql/%.sql))
+SQL_FILES = $(SQL_MODULES:%=src/sql/%.sql)
 MAIN_SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA = $(filter-out $(MAIN_SCRIPT),$(wildcard $(EXTENSION)--*--*.sql))
 DATA_built = $(MAIN_SCRIPT)
@@ -42,13 +42,13 @@ SCRIPT_ENV = PG_CONFIG='$(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))'
 .PHONY: $(OUR_GOALS)
 
 demo check lint:
-	@$(SCRIPT_ENV) bash test/$@
+	@$(SCRIPT_ENV) exec bash test/$@
 
 check-world:
-	@$(SCRIPT_ENV) ES_LONG=1 bash test/check
+	@$(SCRIPT_ENV) ES_LONG=1 exec bash test/check
 
 bench:
-	@$(SCRIPT_ENV) bash test/bench/run
+	@$(SCRIPT_ENV) exec bash test/bench/run
 
 else
 

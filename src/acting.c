@@ -23,8 +23,7 @@
 #include "utils/guc.h"
 
 static const char *const pinned_settings[] = {
-	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"
-};
+	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"};
 
 static bool is_user_function(Oid function, void *context);
 static bool calls_user_function(Node *node, void *context);
@@ -32,22 +31,22 @@ static bool calls_user_function(Node *node, void *context);
 void
 EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 {
-	Datum	   *items;
-	int			nitems;
+	Datum *items;
+	int nitems;
 
 	GetUserIdAndSecContext(&acting->userid, &acting->sec_context);
 	acting->guc_level = 0;
 	SetUserIdAndSecContext(role,
 						   acting->sec_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+							   SECURITY_RESTRICTED_OPERATION);
 	if (settings == NULL)
 		return;
 
 	deconstruct_array(settings, TEXTOID, -1, false, TYPALIGN_INT, &items, NULL, &nitems);
 	for (int i = 0; i < nitems; i++)
 	{
-		char	   *name = TextDatumGetCString(items[i]);
-		char	   *value = strchr(name, '=');
+		char *name = TextDatumGetCString(items[i]);
+		char *value = strchr(name, '=');
 		const char *current;
 
 		if (value == NULL)
@@ -77,7 +76,7 @@ EsActingEnd(EsActing *acting)
 ArrayType *
 EsActingSettings(void)
 {
-	Datum		items[lengthof(pinned_settings)];
+	Datum items[lengthof(pinned_settings)];
 
 	for (int i = 0; i < (int) lengthof(pinned_settings); i++)
 		items[i] = CStringGetTextDatum(psprintf("%s=%s", pinned_settings[i],

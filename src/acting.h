@@ -12,9 +12,9 @@
 
 typedef struct EsActing
 {
-	Oid			userid;
-	int			sec_context;
-	int			guc_level;		/* 0: no setting was changed */
+	Oid userid;
+	int sec_context;
+	int guc_level; /* 0: no setting was changed */
 } EsActing;
 
 /*
@@ -32,4 +32,4 @@ extern bool EsActingNeedsSettings(Node *expr);
 /* Returns the current values of the settings that code may depend on. */
 extern ArrayType *EsActingSettings(void);
 
-#endif							/* ES_ACTING_H */
+#endif /* ES_ACTING_H */

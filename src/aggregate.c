@@ -16,13 +16,15 @@
  * whoever wants the next one finds it with a dirty snapshot and waits for the
  * transaction that inserted it.  So the limit costs concurrency checks
  * nothing, and neither a unique violation nor a serialization failure comes
- * from it.  What is lost beyond the limit is the global order of
+ * from it.  A transaction that comes back to such an aggregate must not wait for
+ * the lock of somebody who waits for it: if the newest row is its own, the
+ * lock is not needed, as its holder has found that row too.  What is lost beyond the limit is the global order of
  * EsAcquireKeyLocks(): two batches of more aggregates than the limit can
  * deadlock, and one of them gets 40P01.
  *
  * Session level locks must not outlive the transaction, nor be held next to a
  * transaction level lock on the same tag, which PREPARE TRANSACTION refuses.
- * The callbacks see to the first, EsAcquireKeyLock() to the second.
+ * The callbacks see to the first, acquire() to the second.
  * pg_advisory_unlock_all() releases them too; the row still protects.
  *
  * Looking up.  SnapshotDirty sees committed rows, every row of the own
@@ -76,6 +78,7 @@ static SessionLock session_locks[2];
 
 static uint64 hash_text(Datum value, uint64 seed);
 static int compare_locks(const void *a, const void *b);
+static bool acquire(EsKeyLock lock, bool try_beyond);
 static void count_lock(void);
 static SessionLock *session_lock(EsLockKind kind);
 static void release_session_lock(SessionLock *lock);
@@ -83,8 +86,13 @@ static void register_callbacks(void);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 							   SubTransactionId parentSubid, void *arg);
+static void aggregate_keys(ScanKey keys, Datum aggregate_type, Datum aggregate_id);
 static bool find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys,
 						TupleTableSlot *slot);
+static bool newest_is_own(Relation events, EsObject index_object, ScanKey keys, int nkeys);
+static bool fetch_newest(Relation events, Relation index, ScanKey keys, int nkeys,
+						 TupleTableSlot *slot, TransactionId *writer);
+static TransactionId inserter(TupleTableSlot *slot);
 static bool is_visible(Relation events, TupleTableSlot *slot);
 
 /* Returns the lock that serialises the writers of an aggregate. */
@@ -110,35 +118,32 @@ EsEventIdLock(Datum event_id)
 	return lock;
 }
 
-/*
- * Takes a lock: to the end of the transaction, or beyond the limit until the
- * next one of its kind is taken.
- */
+/* Takes the aggregate's lock, as far as it is needed. */
 void
-EsAcquireKeyLock(EsKeyLock lock)
+EsLockAggregate(Relation events, Datum aggregate_type, Datum aggregate_id)
 {
-	SessionLock *session = session_lock(lock.kind);
-	LOCKTAG tag;
+	EsKeyLock lock = EsAggregateLock(aggregate_type, aggregate_id);
+	ScanKeyData keys[2];
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (lock.key >> 32), (uint32) lock.key,
-						 lock.kind);
-	if (session->held && memcmp(&session->tag, &tag, sizeof(tag)) == 0)
+	if (acquire(lock, true))
 		return;
+	aggregate_keys(keys, aggregate_type, aggregate_id);
+	if (!newest_is_own(events, ES_OBJECT_EVENTS_AGGREGATE, keys, 2))
+		(void) acquire(lock, false);
+}
 
-	register_callbacks();
-	if (lock_count < EsMaxAggregateLocks)
-	{
-		if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
-			count_lock();
-		return;
-	}
+/* Takes the event id's lock, as far as it is needed. */
+void
+EsLockEventId(Relation events, Datum event_id)
+{
+	EsKeyLock lock = EsEventIdLock(event_id);
+	ScanKeyData key;
 
-	if (EsLockHeldByMe(&tag, ExclusiveLock))
+	if (acquire(lock, true))
 		return;
-	release_session_lock(session);
-	(void) LockAcquire(&tag, ExclusiveLock, true, false);
-	session->tag = tag;
-	session->held = true;
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, event_id);
+	if (!newest_is_own(events, ES_OBJECT_EVENTS_EVENT_ID, &key, 1))
+		(void) acquire(lock, false);
 }
 
 /*
@@ -152,7 +157,7 @@ EsAcquireKeyLocks(EsKeyLock *locks, int nlocks)
 	qsort(locks, nlocks, sizeof(EsKeyLock), compare_locks);
 	for (int i = 0; i < nlocks && lock_count < EsMaxAggregateLocks; i++)
 		if (i == 0 || compare_locks(&locks[i - 1], &locks[i]) != 0)
-			EsAcquireKeyLock(locks[i]);
+			(void) acquire(locks[i], false);
 }
 
 /*
@@ -168,10 +173,7 @@ EsLastVersion(Relation events, Datum aggregate_type, Datum aggregate_id)
 	int64 version = 0;
 	bool isnull;
 
-	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, aggregate_type);
-	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
-						   F_TEXTEQ, aggregate_id);
+	aggregate_keys(keys, aggregate_type, aggregate_id);
 	if (find_newest(events, ES_OBJECT_EVENTS_AGGREGATE, keys, 2, slot))
 	{
 		if (!is_visible(events, slot))
@@ -230,6 +232,40 @@ compare_locks(const void *a, const void *b)
 	if (la->key != lb->key)
 		return la->key < lb->key ? -1 : 1;
 	return 0;
+}
+
+/*
+ * Takes a lock: to the end of the transaction, or beyond the limit until the
+ * next one of its kind is taken.  Returns false if try_beyond is true and a
+ * lock beyond the limit would have to be waited for.
+ */
+static bool
+acquire(EsKeyLock lock, bool try_beyond)
+{
+	SessionLock *session = session_lock(lock.kind);
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (lock.key >> 32), (uint32) lock.key,
+						 lock.kind);
+	if (session->held && memcmp(&session->tag, &tag, sizeof(tag)) == 0)
+		return true;
+
+	register_callbacks();
+	if (lock_count < EsMaxAggregateLocks)
+	{
+		if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+			count_lock();
+		return true;
+	}
+
+	if (EsLockHeldByMe(&tag, ExclusiveLock))
+		return true;
+	release_session_lock(session);
+	if (LockAcquire(&tag, ExclusiveLock, true, try_beyond) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	session->tag = tag;
+	session->held = true;
+	return true;
 }
 
 /* Counts a lock at the current nesting level. */
@@ -334,6 +370,16 @@ end_subtransaction(SubXactEvent event, SubTransactionId mySubid, SubTransactionI
 	}
 }
 
+/* Sets up the keys of an aggregate in the index on type, id and version. */
+static void
+aggregate_keys(ScanKey keys, Datum aggregate_type, Datum aggregate_id)
+{
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, aggregate_type);
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID,
+						   F_TEXTEQ, aggregate_id);
+}
+
 /*
  * Fetches the row at the end of the index range that the keys select, waiting
  * for the transaction that inserted it if that is still in progress.
@@ -342,41 +388,74 @@ static bool
 find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys, TupleTableSlot *slot)
 {
 	Relation index = index_open(EsCatalogOid(index_object), AccessShareLock);
+	TransactionId writer;
+	ItemPointerData tid;
 	bool found;
 
-	for (;;)
+	while ((found = fetch_newest(events, index, keys, nkeys, slot, &writer)) &&
+		   TransactionIdIsValid(writer))
 	{
-		SnapshotData dirty;
-		IndexScanDesc scan;
-		ItemPointerData tid;
-
-		InitDirtySnapshot(dirty);
-		scan = EsIndexBeginScan(events, index, &dirty, nkeys);
-		index_rescan(scan, keys, nkeys, NULL, 0);
-		found = index_getnext_slot(scan, BackwardScanDirection, slot);
-		index_endscan(scan);
-		if (!found || !TransactionIdIsValid(dirty.xmin))
-			break;
-
 		tid = slot->tts_tid;
 		ExecClearTuple(slot);
-		XactLockTableWait(dirty.xmin, events, &tid, XLTW_InsertIndex);
+		XactLockTableWait(writer, events, &tid, XLTW_InsertIndex);
 		CHECK_FOR_INTERRUPTS();
 	}
 	index_close(index, AccessShareLock);
 	return found;
 }
 
+/* Tells whether the row at the end of the index range is the own transaction's. */
+static bool
+newest_is_own(Relation events, EsObject index_object, ScanKey keys, int nkeys)
+{
+	TupleTableSlot *slot =
+		MakeSingleTupleTableSlot(RelationGetDescr(events), table_slot_callbacks(events));
+	Relation index = index_open(EsCatalogOid(index_object), AccessShareLock);
+	TransactionId writer;
+	bool own;
+
+	own = fetch_newest(events, index, keys, nkeys, slot, &writer) &&
+		TransactionIdIsCurrentTransactionId(inserter(slot));
+	index_close(index, AccessShareLock);
+	ExecDropSingleTupleTableSlot(slot);
+	return own;
+}
+
+/*
+ * Fetches the row at the end of the index range that the keys select, and says
+ * which other transaction is writing it, if one still is.
+ */
+static bool
+fetch_newest(Relation events, Relation index, ScanKey keys, int nkeys, TupleTableSlot *slot,
+			 TransactionId *writer)
+{
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	bool found;
+
+	InitDirtySnapshot(dirty);
+	scan = EsIndexBeginScan(events, index, &dirty, nkeys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	found = index_getnext_slot(scan, BackwardScanDirection, slot);
+	index_endscan(scan);
+	*writer = dirty.xmin;
+	return found;
+}
+
+/* Returns the transaction that inserted the row. */
+static TransactionId
+inserter(TupleTableSlot *slot)
+{
+	bool isnull;
+
+	return DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+}
+
 /* Tells whether the transaction may build on the row, which is not in progress elsewhere. */
 static bool
 is_visible(Relation events, TupleTableSlot *slot)
 {
-	TransactionId xmin;
-	bool isnull;
-
-	if (!IsolationUsesXactSnapshot())
-		return true;
-	xmin = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
-	return TransactionIdIsCurrentTransactionId(xmin) ||
+	return !IsolationUsesXactSnapshot() ||
+		TransactionIdIsCurrentTransactionId(inserter(slot)) ||
 		table_tuple_satisfies_snapshot(events, slot, GetTransactionSnapshot());
 }

@@ -30,8 +30,12 @@ typedef struct EsKeyLock
 extern EsKeyLock EsAggregateLock(Datum aggregate_type, Datum aggregate_id);
 extern EsKeyLock EsEventIdLock(Datum event_id);
 
-/* Takes one lock, to the end of the transaction or as long as it is needed. */
-extern void EsAcquireKeyLock(EsKeyLock lock);
+/*
+ * Takes the lock of an aggregate or an event id: to the end of the transaction,
+ * or as long as the row on its way into es.events needs it.
+ */
+extern void EsLockAggregate(Relation events, Datum aggregate_type, Datum aggregate_id);
+extern void EsLockEventId(Relation events, Datum event_id);
 
 /* Takes several locks in the global order; changes the order of the array. */
 extern void EsAcquireKeyLocks(EsKeyLock *locks, int nlocks);

@@ -75,6 +75,7 @@ static void lock_array(EsNewEvent *array, int count);
 static bool find_retry(Relation events, EsNewEvent *array, int count, EsStoredEvent *stored);
 static void serialize_array(Relation events, EsNewEvent *array, int count);
 static void insert_array(Relation events, EsNewEvent *array, int count, EsStoredEvent *stored);
+pg_noreturn static void repeated_event_id(Datum event_id);
 static void return_array(FunctionCallInfo fcinfo, EsNewEvent *array, int count,
 						 const EsStoredEvent *stored, bool with_aggregate);
 static void check_expectations(EsNewEvent *array, int count);
@@ -117,6 +118,7 @@ es_append(PG_FUNCTION_ARGS)
 		}
 	}
 
+	request.has_previous = false;
 	begin_append(&appender, events);
 	is_stored = append_row(&appender, &event, &request);
 	if (is_stored)
@@ -327,7 +329,9 @@ insert_array(Relation events, EsNewEvent *array, int count, EsStoredEvent *store
 	Appender appender;
 	ArrayPosition position = {0, count};
 	ErrorContextCallback callback;
+	EsRowRequest request;
 
+	request.has_previous = false;
 	begin_append(&appender, events);
 	callback.callback = array_context;
 	callback.arg = &position;
@@ -335,23 +339,28 @@ insert_array(Relation events, EsNewEvent *array, int count, EsStoredEvent *store
 	error_context_stack = &callback;
 	for (int i = 0; i < count; i++)
 	{
-		EsRowRequest request;
-
 		CHECK_FOR_INTERRUPTS();
 		position.number = i + 1;
-		if (append_row(&appender, &array[i], &request))
+		request.has_previous = append_row(&appender, &array[i], &request);
+		if (request.has_previous)
 			stored_event(appender.slot, &stored[i]);
 		else if (request.is_duplicate)
-			ereport(ERROR,
-					(errcode(ES_ERRCODE_EVENT_ID_REUSED),
-					 errmsg("event id %s occurs more than once",
-							DatumGetCString(DirectFunctionCall1(uuid_out,
-																array[i].values[ES_ATT(ES_EVENT_EVENT_ID)])))));
+			repeated_event_id(array[i].values[ES_ATT(ES_EVENT_EVENT_ID)]);
 		else
 			stored[i].version = 0; /* suppressed by a trigger of the user's */
 	}
 	error_context_stack = callback.previous;
 	end_append(&appender);
+}
+
+/* Reports that an id occurs twice in the array. */
+static void
+repeated_event_id(Datum event_id)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_EVENT_ID_REUSED),
+			 errmsg("event id %s occurs more than once",
+					DatumGetCString(DirectFunctionCall1(uuid_out, event_id)))));
 }
 
 /* Returns the stored events as the function's result set, in the given order. */

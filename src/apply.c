@@ -41,24 +41,24 @@
 
 struct EsApply
 {
-	ExprState  *expr;
-	bool		pinned;
+	ExprState *expr;
+	bool pinned;
 	ParamListInfo params;
 	TupleTableSlot *state_slot; /* the state as a stored tuple */
-	TupleTableSlot *no_state;	/* all columns null */
-	TupleTableSlot *masked;		/* the state without its generated columns; null: it has none */
-	TupleTableSlot *state;		/* of the current event: one of the three */
+	TupleTableSlot *no_state;   /* all columns null */
+	TupleTableSlot *masked;     /* the state without its generated columns; null: it has none */
+	TupleTableSlot *state;      /* of the current event: one of the three */
 	TupleTableSlot *event;
-	Datum		state_row;		/* the current state as a datum; 0: not asked for */
+	Datum state_row; /* the current state as a datum; 0: not asked for */
 	HeapTupleData result;
 };
 
-static Oid	find_signature(const char *text);
+static Oid find_signature(const char *text);
 pg_noreturn static void wrong_function(Relation target, const char *text, const char *detail);
 static TupleTableSlot *mask_generated(EsApply *apply);
 static bool is_null_row(HeapTupleHeader row);
 static bool same_row(HeapTuple a, HeapTuple b);
-static Oid	event_rowtype(void);
+static Oid event_rowtype(void);
 static Param *row_param(int paramid, Oid rowtype);
 static Node *field_mutator(Node *node, void *context);
 static ParamExternData *fetch_row(ParamListInfo params, int paramid, bool speculative,
@@ -67,7 +67,7 @@ static ParamExternData *fetch_row(ParamListInfo params, int paramid, bool specul
 Oid
 EsApplyFind(Oid target, const char *text)
 {
-	Oid			argtypes[2] = {get_rel_type_id(target), event_rowtype()};
+	Oid argtypes[2] = {get_rel_type_id(target), event_rowtype()};
 
 	if (strchr(text, '(') != NULL)
 		return find_signature(text);
@@ -77,7 +77,7 @@ EsApplyFind(Oid target, const char *text)
 void
 EsApplyCheck(Relation target, Oid function, const char *text)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Form_pg_proc proc;
 
 	if (!HeapTupleIsValid(tuple))
@@ -118,11 +118,11 @@ EsApplyText(Oid function)
 EsApply *
 EsApplyCompile(Relation target, Oid function)
 {
-	EsApply    *apply = palloc0(sizeof(EsApply));
-	TupleDesc	desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
-	Oid			rowtype = target->rd_rel->reltype;
-	FuncExpr   *call;
-	Expr	   *expr;
+	EsApply *apply = palloc0(sizeof(EsApply));
+	TupleDesc desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
+	Oid rowtype = target->rd_rel->reltype;
+	FuncExpr *call;
+	Expr *expr;
 
 	call = makeFuncExpr(function, rowtype,
 						list_make2(row_param(STATE_PARAM, rowtype),
@@ -154,8 +154,8 @@ EsApplyPinned(EsApply *apply)
 HeapTuple
 EsApplyEvent(EsApply *apply, ExprContext *econtext, HeapTuple state, TupleTableSlot *event)
 {
-	Datum		row;
-	bool		isnull;
+	Datum row;
+	bool isnull;
 
 	if (state != NULL)
 	{
@@ -194,7 +194,7 @@ static TupleTableSlot *
 mask_generated(EsApply *apply)
 {
 	TupleTableSlot *masked = apply->masked;
-	TupleDesc	desc = masked->tts_tupleDescriptor;
+	TupleDesc desc = masked->tts_tupleDescriptor;
 
 	slot_getallattrs(apply->state_slot);
 	ExecClearTuple(masked);
@@ -211,7 +211,7 @@ mask_generated(EsApply *apply)
 static bool
 is_null_row(HeapTupleHeader row)
 {
-	int			ncolumns = HeapTupleHeaderGetNatts(row);
+	int ncolumns = HeapTupleHeaderGetNatts(row);
 
 	if ((row->t_infomask & HEAP_HASNULL) == 0)
 		return false;
@@ -236,7 +236,7 @@ static Oid
 find_signature(const char *text)
 {
 	LOCAL_FCINFO(fcinfo, 1);
-	Datum		function;
+	Datum function;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = CStringGetTextDatum(text);
@@ -267,7 +267,7 @@ event_rowtype(void)
 static Param *
 row_param(int paramid, Oid rowtype)
 {
-	Param	   *param = makeNode(Param);
+	Param *param = makeNode(Param);
 
 	param->paramkind = PARAM_EXTERN;
 	param->paramid = paramid;
@@ -286,7 +286,7 @@ field_mutator(Node *node, void *context)
 	if (IsA(node, FieldSelect) && IsA(((FieldSelect *) node)->arg, Param))
 	{
 		FieldSelect *field = (FieldSelect *) node;
-		Param	   *param = (Param *) field->arg;
+		Param *param = (Param *) field->arg;
 
 		return (Node *) makeVar(param->paramid == STATE_PARAM ? INNER_VAR : OUTER_VAR,
 								field->fieldnum, field->resulttype, field->resulttypmod,
@@ -299,7 +299,7 @@ field_mutator(Node *node, void *context)
 static ParamExternData *
 fetch_row(ParamListInfo params, int paramid, bool speculative, ParamExternData *workspace)
 {
-	EsApply    *apply = params->paramFetchArg;
+	EsApply *apply = params->paramFetchArg;
 
 	workspace->pflags = 0;
 	workspace->value = (Datum) 0;

@@ -17,7 +17,7 @@ typedef struct EsApply EsApply;
  * Returns the function that the text names, a name or a signature; invalid if
  * there is none.  A name alone is looked up with the state's and event's types.
  */
-extern Oid	EsApplyFind(Oid target, const char *text);
+extern Oid EsApplyFind(Oid target, const char *text);
 
 /*
  * Raises SE007 unless it is a function (state, es.events) -> state that is
@@ -43,4 +43,4 @@ extern bool EsApplyPinned(EsApply *apply);
 extern HeapTuple EsApplyEvent(EsApply *apply, ExprContext *econtext, HeapTuple state,
 							  TupleTableSlot *event);
 
-#endif							/* ES_APPLY_H */
+#endif /* ES_APPLY_H */

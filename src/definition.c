@@ -36,8 +36,8 @@
 typedef struct Definition
 {
 	EsRegistryRow row;
-	char	   *apply;
-	bool		populate;
+	char *apply;
+	bool populate;
 } Definition;
 
 PG_FUNCTION_INFO_V1(es_create_projection);
@@ -55,15 +55,15 @@ static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
 static void populate(const char *name);
-static void check_owner(EsProjection *projection);
-static bool was_dropped(EsProjection *projection);
+static void look_for_dropped(EsProjection *projection, bool *projection_dropped,
+							 bool *function_dropped);
 
 /* es.create_projection(): see the COMMENT and the locks above. */
 Datum
 es_create_projection(PG_FUNCTION_ARGS)
 {
-	Definition	definition = {0};
-	Relation	target;
+	Definition definition = {0};
+	Relation target;
 
 	PreventCommandIfReadOnly("es.create_projection()");
 	read_arguments(fcinfo, &definition);
@@ -92,16 +92,16 @@ es_create_projection(PG_FUNCTION_ARGS)
 Datum
 es_drop_projection(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_argument(fcinfo, 0, "name", true);
+	char *name = text_argument(fcinfo, 0, "name", true);
 	EsProjection *projection;
-	Relation	target = NULL;	/* its table was dropped unseen by es.forget_dropped() */
+	Relation target = NULL; /* its table was dropped unseen by es.forget_dropped() */
 
 	PreventCommandIfReadOnly("es.drop_projection()");
 	EsProjectionsEnter();
 	do
 	{
 		projection = EsProjectionFind(name);
-		check_owner(projection);
+		EsProjectionCheckOwner(projection);
 		if (get_rel_name(projection->target) == NULL)
 			break;
 		target = EsProjectionOpen(projection, AccessExclusiveLock);
@@ -146,7 +146,7 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 Datum
 es_follow_ddl(PG_FUNCTION_ARGS)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -167,8 +167,8 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 Datum
 es_forget_dropped(PG_FUNCTION_ARGS)
 {
-	List	   *projections;
-	ListCell   *lc;
+	List *projections;
+	ListCell *lc;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -182,13 +182,23 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 	foreach(lc, projections)
 	{
 		EsProjection *projection = lfirst(lc);
+		bool projection_dropped;
+		bool function_dropped;
 
-		if (was_dropped(projection))
+		look_for_dropped(projection, &projection_dropped, &function_dropped);
+		if (projection_dropped)
 		{
 			ereport(NOTICE,
 					(errmsg("projection \"%s\" is removed with what it used", projection->name)));
 			EsRegistryForget(projection->name);
 		}
+		else if (function_dropped)
+			/* pg_upgrade has lost the dependency that says the same. */
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop function %s because projection \"%s\" uses it",
+							projection->apply, projection->name),
+					 errhint("Drop the projection first, with es.drop_projection().")));
 	}
 	EsProjectionsLeave();
 	PG_RETURN_NULL();
@@ -197,7 +207,7 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 static void
 read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 {
-	char	   *on_error;
+	char *on_error;
 
 	definition->row.name = text_argument(fcinfo, 0, "name", true);
 	if (PG_ARGISNULL(1))
@@ -213,7 +223,6 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 	on_error = text_argument(fcinfo, 7, "on_error", true);
 	definition->row.protect = boolean_argument(fcinfo, 8, "protect");
 	definition->populate = boolean_argument(fcinfo, 9, "populate");
-	definition->row.owner = GetUserId();
 	definition->row.settings = EsActingSettings();
 
 	if (definition->apply == NULL)
@@ -236,7 +245,7 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
 {
-	char	   *value;
+	char *value;
 
 	if (PG_ARGISNULL(arg))
 	{
@@ -262,7 +271,7 @@ text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
 static ArrayType *
 filter_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
-	ArrayType  *array;
+	ArrayType *array;
 
 	if (PG_ARGISNULL(arg))
 		return NULL;
@@ -297,8 +306,8 @@ boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 static void
 check_rights(Definition *definition)
 {
-	Oid			events = EsCatalogOid(ES_OBJECT_EVENTS);
-	char	   *table = get_rel_name(definition->row.target);
+	Oid events = EsCatalogOid(ES_OBJECT_EVENTS);
+	char *table = get_rel_name(definition->row.target);
 
 	if (table != NULL && !EsRelationOwnerCheck(definition->row.target, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, table);
@@ -308,13 +317,13 @@ check_rights(Definition *definition)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for table events"),
 				 errdetail("A projection reads all events, and its failure makes appends fail."),
-				 errhint("Its owner needs SELECT, and INSERT or TRIGGER, on es.events.")));
+				 errhint("Who creates one needs SELECT, and INSERT or TRIGGER, on es.events.")));
 }
 
 static void
 check_unused(Definition *definition)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, EsProjections())
 	{
@@ -337,6 +346,7 @@ check_unused(Definition *definition)
 static void
 check_target(Relation target)
 {
+	Oid relid = RelationGetRelid(target);
 	const char *problem = NULL;
 
 	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || target->rd_rel->relispartition)
@@ -348,9 +358,9 @@ check_target(Relation target)
 	else if (target->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		problem = "It is unlogged, so it would be empty after a crash, unlike the log.";
 	else if (IsCatalogRelation(target) ||
-			 getExtensionOfObject(RelationRelationId, RelationGetRelid(target)) == EsCatalogExtension())
+			 getExtensionOfObject(RelationRelationId, relid) == EsCatalogExtension())
 		problem = "It is a table of the system.";
-	else if (check_enable_rls(RelationGetRelid(target), GetUserId(), true) == RLS_ENABLED)
+	else if (check_enable_rls(relid, target->rd_rel->relowner, true) == RLS_ENABLED)
 		problem = "Its owner is subject to its row-level security.";
 	if (problem != NULL)
 		ereport(ERROR,
@@ -361,15 +371,18 @@ check_target(Relation target)
 }
 
 /*
- * Resolves the apply function and compiles the whole, to see that it can be.
+ * Resolves the apply function and compiles the whole as the table's owner, to
+ * see that it can be.
  * What PostgreSQL finds wrong with the text is reported as a faulty projection.
  */
 static void
 compile_definition(Definition *definition, Relation target)
 {
-	Relation	events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), NoLock);
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), NoLock);
 	MemoryContext context = CurrentMemoryContext;
+	EsActing acting;
 
+	EsActingBegin(&acting, target->rd_rel->relowner, NULL);
 	PG_TRY();
 	{
 		definition->row.function = EsApplyFind(definition->row.target, definition->apply);
@@ -379,12 +392,12 @@ compile_definition(Definition *definition, Relation target)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) !=
-			ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) &&
+				ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) &&
 			error->sqlerrcode != ERRCODE_INVALID_TEXT_REPRESENTATION)
 			PG_RE_THROW();
 		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
@@ -396,6 +409,7 @@ compile_definition(Definition *definition, Relation target)
 		ReThrowError(error);
 	}
 	PG_END_TRY();
+	EsActingEnd(&acting);
 	table_close(events, NoLock);
 }
 
@@ -404,7 +418,7 @@ static void
 populate(const char *name)
 {
 	EsProjection *projection = EsProjectionFind(name);
-	Relation	target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	Relation target = EsProjectionOpen(projection, ShareRowExclusiveLock);
 
 	if (target == NULL)
 		elog(ERROR, "projection \"%s\" has changed while it was created", name);
@@ -412,35 +426,36 @@ populate(const char *name)
 	table_close(target, NoLock);
 }
 
+/*
+ * Finds out whether the running command has dropped the projection's table or
+ * trigger, or the function that its row names.
+ */
 static void
-check_owner(EsProjection *projection)
+look_for_dropped(EsProjection *projection, bool *projection_dropped, bool *function_dropped)
 {
-	if (!has_privs_of_role(GetUserId(), projection->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of projection \"%s\"", projection->name)));
-}
-
-/* Says whether the running command has dropped the projection's table or trigger. */
-static bool
-was_dropped(EsProjection *projection)
-{
-	Oid			argtypes[2] = {OIDOID, TEXTOID};
-	Datum		args[2] = {ObjectIdGetDatum(projection->target), CStringGetTextDatum("es_protect")};
-	bool		dropped;
+	Oid argtypes[2] = {OIDOID, TEXTOID};
+	Datum args[2] = {ObjectIdGetDatum(projection->target),
+					 CStringGetTextDatum(projection->apply)};
+	bool isnull;
 
 	SPI_connect();
 	if (SPI_execute_with_args(
-			"SELECT FROM pg_catalog.pg_event_trigger_dropped_objects() AS d"
-			" WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
-			"   AND d.objid OPERATOR(pg_catalog.=) $1 AND d.objsubid OPERATOR(pg_catalog.=) 0"
-			"    OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
-			"   AND d.address_names[3] OPERATOR(pg_catalog.=) $2"
-			"   AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))"
-			"       OPERATOR(pg_catalog.=) $1",
+			"SELECT coalesce(pg_catalog.bool_or("
+			"         d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
+			"         AND d.objid OPERATOR(pg_catalog.=) $1 AND d.objsubid OPERATOR(pg_catalog.=) 0"
+			"         OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
+			"         AND d.address_names[3] OPERATOR(pg_catalog.=) 'es_protect'"
+			"         AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))"
+			"             OPERATOR(pg_catalog.=) $1), false),"
+			"       coalesce(pg_catalog.bool_or("
+			"         d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass"
+			"         AND d.object_identity OPERATOR(pg_catalog.=) $2), false)"
+			"  FROM pg_catalog.pg_event_trigger_dropped_objects() AS d",
 			2, argtypes, args, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the dropped objects");
-	dropped = SPI_processed > 0;
+	*projection_dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+													 1, &isnull));
+	*function_dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												   2, &isnull));
 	SPI_finish();
-	return dropped;
 }

@@ -17,7 +17,7 @@
 EState *
 EsDirectBegin(Relation table, ResultRelInfo **target)
 {
-	EState	   *estate = CreateExecutorState();
+	EState *estate = CreateExecutorState();
 	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 

@@ -19,4 +19,4 @@ extern EState *EsDirectBegin(Relation table, ResultRelInfo **target);
 /* Frees it; the table stays open. */
 extern void EsDirectEnd(EState *estate);
 
-#endif							/* ES_DIRECT_H */
+#endif /* ES_DIRECT_H */

@@ -9,9 +9,9 @@
 #include "guc.h"
 #include "utils/guc.h"
 
-int			EsMaxAggregateLocks = 1000;
-int			EsReplayMemory = 256 * 1024;
-bool		EsRestore = false;
+int EsMaxAggregateLocks = 1000;
+int EsReplayMemory = 256 * 1024;
+bool EsRestore = false;
 
 /* Defines the settings and reserves the prefix "es". */
 void

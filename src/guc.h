@@ -8,14 +8,14 @@
 #include "postgres.h"
 
 /* es.max_aggregate_locks: heavyweight locks one transaction takes on aggregates */
-extern int	EsMaxAggregateLocks;
+extern int EsMaxAggregateLocks;
 
 /* es.replay_memory: what a replay may hold in memory, in kilobytes */
-extern int	EsReplayMemory;
+extern int EsReplayMemory;
 
 /* es.restore: keep the given position, version and recorded_at */
 extern bool EsRestore;
 
 extern void EsGucInit(void);
 
-#endif							/* ES_GUC_H */
+#endif /* ES_GUC_H */

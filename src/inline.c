@@ -46,8 +46,8 @@
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
-#define KEY_LOCKS 2048
-#define KEY_LOCK_KIND 7004		/* field4 of the lock tag, see aggregate.h */
+#define KEY_LOCKS     2048
+#define KEY_LOCK_KIND 7004 /* field4 of the lock tag, see aggregate.h */
 
 /*
  * A statement that has appended events.  Triggers on a state table may append
@@ -58,8 +58,8 @@ typedef struct Statement
 	struct Statement *outer;
 	Tuplestorestate *events;
 	TupleTableSlot *event;
-	List	   *done;			/* state tables that the events are applied to, or being so */
-	bool		folding;		/* user code that runs now must not append */
+	List *done;   /* state tables that the events are applied to, or being so */
+	bool folding; /* user code that runs now must not append */
 } Statement;
 
 /* A statement's events, being applied to one projection. */
@@ -67,18 +67,18 @@ typedef struct Batch
 {
 	Tuplestorestate *events;
 	TupleTableSlot *event;
-	int64		position;		/* of the event at work, or the last one of the row at work */
+	int64 position; /* of the event at work, or the last one of the row at work */
 	EsStateRows *rows;
-	EsStates   *states;
+	EsStates *states;
 } Batch;
 
-static Statement *running = NULL;	/* innermost */
+static Statement *running = NULL; /* innermost */
 
 /* Rows to write. */
 typedef struct Changes
 {
 	EsStateEntry **entries;
-	Size		count;
+	Size count;
 } Changes;
 
 PG_FUNCTION_INFO_V1(es_apply_inline);
@@ -100,7 +100,7 @@ static void close_events(Batch *batch, EsProjection *projection);
 static void fold_event(Batch *batch, EsFold *fold);
 static void write_states(Batch *batch);
 static void collect_change(EsStateEntry *entry, void *arg);
-static int	compare_changes(const void *a, const void *b);
+static int compare_changes(const void *a, const void *b);
 static void find_event(Batch *batch);
 
 /* Joins the log, which does not know us. */
@@ -117,7 +117,7 @@ Datum
 es_apply_inline(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Statement	statement = {.outer = running};
+	Statement statement = {.outer = running};
 
 	check_trigger(fcinfo);
 	if (EsRestoring())
@@ -156,8 +156,8 @@ es_apply_inline(PG_FUNCTION_ARGS)
 static void
 apply_statement(Statement *statement)
 {
-	List	   *projections = EsProjections();
-	int			next = 0;
+	List *projections = EsProjections();
+	int next = 0;
 
 	while (next < list_length(projections))
 	{
@@ -197,17 +197,17 @@ apply_in_order(Statement *statement, EsProjection *projection)
 static void
 serialize_events(TupleTableSlot **events, int nevents)
 {
-	Bitmapset  *locks = NULL;
-	List	   *projections;
-	int			next = 0;
+	Bitmapset *locks = NULL;
+	List *projections;
+	int next = 0;
 
 	EsProjectionsEnter();
 	projections = EsProjections();
 	while (next < list_length(projections))
 	{
 		EsProjection *projection = list_nth(projections, next++);
-		Relation	target;
-		int			i = 0;
+		Relation target;
+		int i = 0;
 
 		while (i < nevents && !EsProjectionMatches(projection, events[i]))
 			i++;
@@ -234,11 +234,11 @@ add_key_locks(Bitmapset *locks, EsProjection *projection, Relation target,
 			  TupleTableSlot **events, int nevents)
 {
 	MemoryContext context = CurrentMemoryContext;
-	int			current = 0;
+	int current = 0;
 
 	PG_TRY();
 	{
-		EsFold	   *fold = EsProjectionFold(projection, target);
+		EsFold *fold = EsProjectionFold(projection, target);
 
 		if (fed_by_many(projection, fold))
 			locks = add_keys(locks, projection, fold, events, nevents, &current);
@@ -256,8 +256,8 @@ static Bitmapset *
 add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
 		 TupleTableSlot **events, int nevents, int *current)
 {
-	Datum		key[INDEX_MAX_KEYS];
-	EsActing	acting;
+	Datum key[INDEX_MAX_KEYS];
+	EsActing acting;
 
 	EsProjectionAct(projection, &acting);
 	for (int i = 0; i < nevents; i++)
@@ -277,11 +277,11 @@ add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
 static void
 lock_keys(Bitmapset *locks)
 {
-	int			number = -1;
+	int number = -1;
 
 	while ((number = bms_next_member(locks, number)) >= 0)
 	{
-		LOCKTAG		tag;
+		LOCKTAG tag;
 
 		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, KEY_LOCK_KIND);
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
@@ -313,7 +313,7 @@ check_trigger(FunctionCallInfo fcinfo)
 static bool
 any_match(EsProjection *projection, Statement *statement)
 {
-	bool		match = false;
+	bool match = false;
 
 	tuplestore_rescan(statement->events);
 	while (!match && tuplestore_gettupleslot(statement->events, true, false, statement->event))
@@ -328,9 +328,9 @@ any_match(EsProjection *projection, Statement *statement)
 static bool
 apply_projection(EsProjection *projection, Statement *statement)
 {
-	Relation	target = EsProjectionOpen(projection, RowExclusiveLock);
+	Relation target = EsProjectionOpen(projection, RowExclusiveLock);
 	MemoryContext context = CurrentMemoryContext;
-	Batch		batch = {.events = statement->events,.event = statement->event};
+	Batch batch = {.events = statement->events, .event = statement->event};
 
 	if (target == NULL)
 		return false;
@@ -355,8 +355,8 @@ apply_projection(EsProjection *projection, Statement *statement)
 static void
 apply_events(Batch *batch, EsProjection *projection, Relation target)
 {
-	EsFold	   *fold = EsProjectionFold(projection, target);
-	EsActing	acting;
+	EsFold *fold = EsProjectionFold(projection, target);
+	EsActing acting;
 
 	EsProjectionAct(projection, &acting);
 	batch->rows = EsStateRowsOpen(target, fold->key, !projection->protect);
@@ -364,7 +364,7 @@ apply_events(Batch *batch, EsProjection *projection, Relation target)
 	tuplestore_rescan(batch->events);
 	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
 	{
-		bool		isnull;
+		bool isnull;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!EsProjectionMatches(projection, batch->event))
@@ -388,7 +388,7 @@ apply_events(Batch *batch, EsProjection *projection, Relation target)
 static void
 close_events(Batch *batch, EsProjection *projection)
 {
-	EsActing	acting;
+	EsActing acting;
 
 	EsActingBegin(&acting, projection->owner, NULL);
 	EsStateRowsClose(batch->rows);
@@ -398,14 +398,15 @@ close_events(Batch *batch, EsProjection *projection)
 static void
 fold_event(Batch *batch, EsFold *fold)
 {
-	Datum		key[INDEX_MAX_KEYS];
+	Datum key[INDEX_MAX_KEYS];
 
 	fold->key_econtext->ecxt_outertuple = batch->event;
 	if (EsKeyEval(fold->key, fold->key_econtext, key))
 	{
-		bool		is_new;
-		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key), &is_new);
-		HeapTuple	row;
+		bool is_new;
+		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key),
+											 &is_new);
+		HeapTuple row;
 
 		if (is_new)
 			EsStateRowsFetch(batch->rows, batch->states, entry);
@@ -429,10 +430,10 @@ fold_event(Batch *batch, EsFold *fold)
 static void
 write_states(Batch *batch)
 {
-	Changes		changes = {0};
+	Changes changes = {0};
+	Size most = 1 + (Size) EsStatesCount(batch->states);
 
-	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) *
-											 (1 + (Size) EsStatesCount(batch->states)));
+	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) * most);
 	EsStatesVisit(batch->states, collect_change, &changes);
 	qsort(changes.entries, changes.count, sizeof(EsStateEntry *), compare_changes);
 	for (Size i = 0; i < changes.count; i++)
@@ -448,7 +449,7 @@ write_states(Batch *batch)
 static void
 collect_change(EsStateEntry *entry, void *arg)
 {
-	Changes    *changes = arg;
+	Changes *changes = arg;
 
 	if (entry->changed)
 		changes->entries[changes->count++] = entry;
@@ -457,8 +458,8 @@ collect_change(EsStateEntry *entry, void *arg)
 static int
 compare_changes(const void *a, const void *b)
 {
-	int64		pa = (*(EsStateEntry *const *) a)->last_position;
-	int64		pb = (*(EsStateEntry *const *) b)->last_position;
+	int64 pa = (*(EsStateEntry *const *) a)->last_position;
+	int64 pb = (*(EsStateEntry *const *) b)->last_position;
 
 	return pa < pb ? -1 : pa > pb;
 }
@@ -467,10 +468,14 @@ compare_changes(const void *a, const void *b)
 static void
 find_event(Batch *batch)
 {
-	bool		isnull;
+	bool isnull;
 
 	tuplestore_rescan(batch->events);
 	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
-		if (DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull)) == batch->position)
+	{
+		int64 position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
+
+		if (position == batch->position)
 			return;
+	}
 }

@@ -7,4 +7,4 @@
 
 extern void EsInlineInit(void);
 
-#endif							/* ES_INLINE_H */
+#endif /* ES_INLINE_H */

@@ -54,10 +54,10 @@ static bool is_injective(EsKey *key);
 EsKey *
 EsKeyCompile(Relation target, Relation events, const char *text)
 {
-	EsKey	   *key = palloc0(sizeof(EsKey));
-	List	   *exprs;
-	ListCell   *lc;
-	int			i = 0;
+	EsKey *key = palloc0(sizeof(EsKey));
+	List *exprs;
+	ListCell *lc;
+	int i = 0;
 
 	describe_columns(key, target);
 	if (text == NULL)
@@ -70,7 +70,7 @@ EsKeyCompile(Relation target, Relation events, const char *text)
 
 	foreach(lc, exprs)
 	{
-		Node	   *expr = (Node *) expression_planner(lfirst(lc));
+		Node *expr = (Node *) expression_planner(lfirst(lc));
 
 		if (EsActingNeedsSettings(expr))
 			key->pinned = true;
@@ -84,7 +84,7 @@ EsKeyEval(EsKey *key, ExprContext *econtext, Datum *values)
 {
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
 		values[i] = ExecEvalExprSwitchContext(key->columns[i].value, econtext, &isnull);
 		if (isnull)
@@ -98,12 +98,12 @@ EsKeyEval(EsKey *key, ExprContext *econtext, Datum *values)
 uint32
 EsKeyHash(EsKey *key, const Datum *values)
 {
-	uint32		hash = 0;
+	uint32 hash = 0;
 
 	for (int i = 0; i < key->ncolumns; i++)
 	{
 		EsKeyColumn *column = &key->columns[i];
-		uint32		h;
+		uint32 h;
 
 		if (OidIsValid(column->hash.fn_oid))
 			h = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i]));
@@ -133,11 +133,11 @@ EsKeyEqual(EsKey *key, const Datum *a, const Datum *b)
 bool
 EsKeyMatches(EsKey *key, const Datum *values, TupleTableSlot *row)
 {
-	Datum		actual[INDEX_MAX_KEYS];
+	Datum actual[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
 		actual[i] = slot_getattr(row, key->columns[i].attnum, &isnull);
 		if (isnull)
@@ -149,9 +149,9 @@ EsKeyMatches(EsKey *key, const Datum *values, TupleTableSlot *row)
 Datum *
 EsKeyCopy(EsKey *key, const Datum *values)
 {
-	Size		size = MAXALIGN(sizeof(Datum) * key->ncolumns);
-	Datum	   *copy;
-	char	   *data;
+	Size size = MAXALIGN(sizeof(Datum) * key->ncolumns);
+	Datum *copy;
+	char *data;
 
 	for (int i = 0; i < key->ncolumns; i++)
 		if (!key->columns[i].typbyval)
@@ -160,7 +160,7 @@ EsKeyCopy(EsKey *key, const Datum *values)
 	data = (char *) copy + MAXALIGN(sizeof(Datum) * key->ncolumns);
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		Size		length;
+		Size length;
 
 		if (key->columns[i].typbyval)
 		{
@@ -183,8 +183,8 @@ EsKeyText(EsKey *key, const Datum *values)
 	initStringInfo(&buf);
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		Oid			output;
-		bool		varlena;
+		Oid output;
+		bool varlena;
 
 		getTypeOutputInfo(key->columns[i].typid, &output, &varlena);
 		appendStringInfo(&buf, "%s%s", i == 0 ? "(" : ", ", OidOutputFunctionCall(output, values[i]));
@@ -209,7 +209,7 @@ EsKeyScanKeys(EsKey *key, const Datum *values, ScanKeyData *scankeys)
 static void
 describe_columns(EsKey *key, Relation target)
 {
-	Relation	index;
+	Relation index;
 
 	(void) RelationGetIndexList(target);
 	key->index = target->rd_pkindex;
@@ -227,7 +227,7 @@ describe_columns(EsKey *key, Relation target)
 		EsKeyColumn *column = &key->columns[i];
 		Form_pg_attribute att;
 		TypeCacheEntry *type;
-		Oid			eq_opr;
+		Oid eq_opr;
 
 		column->attnum = index->rd_index->indkey.values[i];
 		column->collation = index->rd_indcollation[i];
@@ -250,7 +250,7 @@ describe_columns(EsKey *key, Relation target)
 static inline bool
 same_image(EsKeyColumn *column, Datum a, Datum b)
 {
-	Size		size;
+	Size size;
 
 	if (column->typbyval)
 		return a == b;
@@ -265,8 +265,8 @@ same_image(EsKeyColumn *column, Datum a, Datum b)
 static List *
 default_expressions(EsKey *key)
 {
-	Var		   *id = makeVar(1, ES_EVENT_AGGREGATE_ID, TEXTOID, -1, C_COLLATION_OID, 0);
-	Node	   *cast;
+	Var *id = makeVar(1, ES_EVENT_AGGREGATE_ID, TEXTOID, -1, C_COLLATION_OID, 0);
+	Node *cast;
 
 	if (key->ncolumns != 1)
 		ereport(ERROR,
@@ -293,14 +293,14 @@ static List *
 parse_expressions(EsKey *key, Relation target, Relation events, const char *text)
 {
 	MemoryContext context = CurrentMemoryContext;
-	List	   *exprs = NIL;
+	List *exprs = NIL;
 
 	PG_TRY();
 	{
 		ParseState *pstate = make_parsestate(NULL);
-		List	   *targets = raw_targets(text);
+		List *targets = raw_targets(text);
 		ParseNamespaceItem *nsitem;
-		ListCell   *lc;
+		ListCell *lc;
 
 		nsitem = addRangeTableEntryForRelation(pstate, events, AccessShareLock,
 											   makeAlias("event", NIL), false, true);
@@ -314,7 +314,7 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 					 errhint("Give one expression for each column of the primary key, in its order.")));
 		foreach(lc, targets)
 		{
-			Node	   *expr = (Node *) lfirst_node(TargetEntry, lc)->expr;
+			Node *expr = (Node *) lfirst_node(TargetEntry, lc)->expr;
 
 			exprs = lappend(exprs, coerce_expression(key, foreach_current_index(lc), pstate, expr));
 		}
@@ -322,12 +322,14 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
+		int category;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+		category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+		if (category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
 			PG_RE_THROW();
 		FlushErrorState();
 		if (error->sqlerrcode != ES_ERRCODE_INVALID_PROJECTION)
@@ -349,7 +351,7 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 static List *
 raw_targets(const char *text)
 {
-	List	   *statements = raw_parser(psprintf("SELECT %s", text), RAW_PARSE_DEFAULT);
+	List *statements = raw_parser(psprintf("SELECT %s", text), RAW_PARSE_DEFAULT);
 	SelectStmt *select = NULL;
 
 	if (list_length(statements) == 1 && IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
@@ -369,15 +371,16 @@ raw_targets(const char *text)
 static Expr *
 coerce_expression(EsKey *key, int column, ParseState *pstate, Node *expr)
 {
-	Oid			typid = exprType(expr);
-	Node	   *coerced = coerce_to_target_type(pstate, expr, typid, key->columns[column].typid, -1,
-												COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	Oid typid = exprType(expr);
+	Node *coerced = coerce_to_target_type(pstate, expr, typid, key->columns[column].typid, -1,
+										  COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
 
 	if (coerced == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("key expression %d is of type %s, but the primary key's column is of type %s",
-						column + 1, format_type_be(typid), format_type_be(key->columns[column].typid)),
+						column + 1, format_type_be(typid),
+						format_type_be(key->columns[column].typid)),
 				 errhint("Cast the expression.")));
 	assign_expr_collations(pstate, coerced);
 	check_expression(coerced);
@@ -402,7 +405,7 @@ check_expression(Node *expr)
 				 errhint("Use the other columns, such as the aggregate's id and version, or event_id.")));
 }
 
-/* Says whether the position is used, or the whole row, or a system column, which is known even later. */
+/* Says whether the position is used, or the whole row or a system column, which has it too. */
 static bool
 depends_on_position(Node *node, void *context)
 {
@@ -421,7 +424,7 @@ event_vars_mutator(Node *node, void *context)
 		return NULL;
 	if (IsA(node, Var))
 	{
-		Var		   *var = copyObject((Var *) node);
+		Var *var = copyObject((Var *) node);
 
 		var->varno = OUTER_VAR;
 		return (Node *) var;

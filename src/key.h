@@ -15,23 +15,23 @@
 
 typedef struct EsKeyColumn
 {
-	AttrNumber	attnum;			/* column of the state table */
-	Oid			typid;
-	int16		typlen;
-	bool		typbyval;
-	Oid			collation;		/* of the primary key's index */
-	RegProcedure eq_proc;		/* for a scan of that index */
-	FmgrInfo	eq;
-	FmgrInfo	hash;			/* fn_oid invalid: hash the bytes */
-	ExprState  *value;			/* over the event as outer tuple */
+	AttrNumber attnum; /* column of the state table */
+	Oid typid;
+	int16 typlen;
+	bool typbyval;
+	Oid collation;        /* of the primary key's index */
+	RegProcedure eq_proc; /* for a scan of that index */
+	FmgrInfo eq;
+	FmgrInfo hash;    /* fn_oid invalid: hash the bytes */
+	ExprState *value; /* over the event as outer tuple */
 } EsKeyColumn;
 
 typedef struct EsKey
 {
-	Oid			index;			/* the state table's primary key */
-	bool		injective;		/* one aggregate id, one key */
-	bool		pinned;			/* depends on settings: evaluate under the pinned ones */
-	int			ncolumns;
+	Oid index;      /* the state table's primary key */
+	bool injective; /* one aggregate id, one key */
+	bool pinned;    /* depends on settings: evaluate under the pinned ones */
+	int ncolumns;
 	EsKeyColumn columns[INDEX_MAX_KEYS];
 } EsKey;
 
@@ -60,4 +60,4 @@ extern char *EsKeyText(EsKey *key, const Datum *values);
 /* Fills scan keys that find the row in the primary key's index. */
 extern void EsKeyScanKeys(EsKey *key, const Datum *values, ScanKeyData *scankeys);
 
-#endif							/* ES_KEY_H */
+#endif /* ES_KEY_H */

@@ -141,13 +141,14 @@ last_value(Oid sequence)
 	Relation rel = relation_open(sequence, AccessShareLock);
 	Buffer buffer = ReadBuffer(rel, 0);
 	Page page;
+	HeapTupleHeader tuple;
 	Form_pg_sequence_data data;
 	int64 result;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
-	data = (Form_pg_sequence_data) ((char *) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber)) +
-									((HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber)))->t_hoff);
+	tuple = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+	data = (Form_pg_sequence_data) ((char *) tuple + tuple->t_hoff);
 	result = data->is_called ? data->last_value : data->last_value - 1;
 	UnlockReleaseBuffer(buffer);
 	relation_close(rel, AccessShareLock);

@@ -29,23 +29,25 @@
 #include "errors.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "projection.h"
 #include "registry.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-static MemoryContext registry_context = NULL;	/* of registry */
+static MemoryContext registry_context = NULL; /* of registry */
 static List *registry = NIL;
 static bool registry_valid = false;
 static uint64 registry_changes = 0;
 static uint64 fold_changes = 0;
-static Oid	registry_relation = InvalidOid; /* es.projection, as last read */
-static List *garbage = NIL;		/* of MemoryContext, in TopMemoryContext */
-static int	users = 0;
-static uint64 transaction = 1;	/* counts this backend's transactions */
+static Oid registry_relation = InvalidOid; /* es.projection, as last read */
+static List *garbage = NIL;                /* of MemoryContext, in TopMemoryContext */
+static int users = 0;
+static uint64 transaction = 1; /* counts this backend's transactions */
 
 static void register_callbacks(void);
 static void load_registry(void);
@@ -55,7 +57,7 @@ static List *text_list(Datum array, bool isnull);
 static void discard_registry(void);
 static void discard(MemoryContext context);
 static void compile(EsProjection *projection, Relation target);
-static bool list_has_text(List *list, Datum value);
+static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn column);
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void transaction_ended(XactEvent event, void *arg);
@@ -90,7 +92,7 @@ EsProjections(void)
 EsProjection *
 EsProjectionFind(const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, EsProjections())
 	{
@@ -105,24 +107,29 @@ EsProjectionFind(const char *name)
 			 errhint("The view es.projections lists them.")));
 }
 
+void
+EsProjectionCheckOwner(EsProjection *projection)
+{
+	char *table = get_rel_name(projection->target);
+
+	if (table != NULL && !EsRelationOwnerCheck(projection->target, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of projection \"%s\"", projection->name),
+				 errdetail("A projection belongs to the owner of its state table, \"%s\".", table)));
+}
+
 bool
 EsProjectionMatches(EsProjection *projection, TupleTableSlot *event)
 {
-	bool		isnull;
-
-	if (projection->event_types != NIL &&
-		!list_has_text(projection->event_types, slot_getattr(event, ES_EVENT_EVENT_TYPE, &isnull)))
-		return false;
-	if (projection->aggregate_types != NIL &&
-		!list_has_text(projection->aggregate_types, slot_getattr(event, ES_EVENT_AGGREGATE_TYPE, &isnull)))
-		return false;
-	return true;
+	return passes_filter(projection->event_types, event, ES_EVENT_EVENT_TYPE) &&
+		passes_filter(projection->aggregate_types, event, ES_EVENT_AGGREGATE_TYPE);
 }
 
 Relation
 EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
 {
-	Relation	target = try_table_open(projection->target, lockmode);
+	Relation target = try_table_open(projection->target, lockmode);
 
 	/* If anything has changed, then projection is no longer in the registry's list. */
 	if (registry_valid && list_member_ptr(registry, projection))
@@ -132,6 +139,9 @@ EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("the state table of projection \"%s\" does not exist", projection->name),
 					 errhint("Remove the projection with es.drop_projection().")));
+		if (projection->owner != target->rd_rel->relowner && projection->fold != NULL)
+			projection->fold->valid = false;
+		projection->owner = target->rd_rel->relowner;
 		return target;
 	}
 	if (target != NULL)
@@ -142,25 +152,34 @@ EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
 EsFold *
 EsProjectionFold(EsProjection *projection, Relation target)
 {
-	if (projection->fold == NULL || !projection->fold->valid)
-	{
-		EsActing	acting;
+	MemoryContext context = CurrentMemoryContext;
+	EsActing acting;
 
-		discard(projection->fold_context);
-		projection->fold = NULL;
-		projection->fold_context = NULL;
-		EsActingBegin(&acting, projection->owner, projection->settings);
+	if (projection->fold != NULL && projection->fold->valid)
+		return projection->fold;
+
+	discard(projection->fold_context);
+	projection->fold = NULL;
+	projection->fold_context = NULL;
+	EsActingBegin(&acting, projection->owner, projection->settings);
+	PG_TRY();
+	{
 		compile(projection, target);
-		EsActingEnd(&acting);
 	}
+	PG_CATCH();
+	{
+		EsProjectionFailed(projection, NULL, context);
+	}
+	PG_END_TRY();
+	EsActingEnd(&acting);
 	return projection->fold;
 }
 
 void
 EsProjectionAct(EsProjection *projection, EsActing *acting)
 {
-	EsFold	   *fold = projection->fold;
-	bool		pinned = fold == NULL || fold->key->pinned || EsApplyPinned(fold->apply);
+	EsFold *fold = projection->fold;
+	bool pinned = fold == NULL || fold->key->pinned || EsApplyPinned(fold->apply);
 
 	EsActingBegin(acting, projection->owner, pinned ? projection->settings : NULL);
 }
@@ -184,25 +203,43 @@ EsProjectionAdvance(EsProjection *projection, int64 position)
 	projection->last_position = position;
 }
 
+void
+EsProjectionReset(EsProjection *projection)
+{
+	if (projection->fold != NULL)
+		projection->fold->valid = false;
+}
+
 /*
- * Keeps the SQLSTATEs that a client acts on (retry, cancel, shut down), and
- * those that don't come from the event.
+ * Not to blame are the SQLSTATEs that a client acts on (retry, cancel, shut
+ * down), and those that don't come from the event.
+ */
+bool
+EsProjectionToBlame(ErrorData *error)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category != ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) &&
+		category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
+		category != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
+		error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED;
+}
+
+/*
+ * The fold is compiled anew after an error: what functions keep in it between
+ * two calls may be in any state.
  */
 void
 EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContext context)
 {
-	ErrorData  *cause;
-	int			category;
+	ErrorData *cause;
 
+	EsProjectionReset(projection);
 	MemoryContextSwitchTo(context);
 	cause = CopyErrorData();
-	category = ERRCODE_TO_CATEGORY(cause->sqlerrcode);
-	if (category == ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
-		cause->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		cause->sqlerrcode == ES_ERRCODE_PROJECTION_FAILED)
+	if (!EsProjectionToBlame(cause))
 		PG_RE_THROW();
 
 	FlushErrorState();
@@ -236,8 +273,8 @@ load_registry(void)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es projections",
 												  ALLOCSET_SMALL_SIZES);
-	List	   *list;
-	uint64		changes;
+	List *list;
+	uint64 changes;
 
 	register_callbacks();
 	do
@@ -258,13 +295,13 @@ load_registry(void)
 static List *
 read_registry(MemoryContext context)
 {
-	Relation	relation = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), AccessShareLock);
-	Relation	index = index_open(EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Relation relation = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan_ordered(relation, index, snapshot, 0, NULL);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	List	   *list = NIL;
-	HeapTuple	tuple;
+	List *list = NIL;
+	HeapTuple tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 		list = lappend(list, load_projection(tuple, RelationGetDescr(relation)));
@@ -281,15 +318,14 @@ static EsProjection *
 load_projection(HeapTuple tuple, TupleDesc desc)
 {
 	EsProjection *projection = palloc0(sizeof(EsProjection));
-	Datum		values[ES_PROJECTION_NCOLUMNS];
-	bool		nulls[ES_PROJECTION_NCOLUMNS];
+	Datum values[ES_PROJECTION_NCOLUMNS];
+	bool nulls[ES_PROJECTION_NCOLUMNS];
 
-#define VALUE(column) values[ES_PROJECTION_##column - 1]
+#define VALUE(column)  values[ES_PROJECTION_##column - 1]
 #define ISNULL(column) nulls[ES_PROJECTION_##column - 1]
 	heap_deform_tuple(tuple, desc, values, nulls);
 	projection->name = TextDatumGetCString(VALUE(NAME));
 	projection->target = DatumGetObjectId(VALUE(TARGET));
-	projection->owner = DatumGetObjectId(VALUE(OWNER));
 	projection->apply = TextDatumGetCString(VALUE(APPLY));
 	projection->key = ISNULL(KEY) ? NULL : TextDatumGetCString(VALUE(KEY));
 	projection->aggregate_types = text_list(VALUE(AGGREGATE_TYPES), ISNULL(AGGREGATE_TYPES));
@@ -305,9 +341,9 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 static List *
 text_list(Datum array, bool isnull)
 {
-	List	   *list = NIL;
-	Datum	   *items;
-	int			nitems;
+	List *list = NIL;
+	Datum *items;
+	int nitems;
 
 	if (isnull)
 		return NIL;
@@ -321,7 +357,7 @@ text_list(Datum array, bool isnull)
 static void
 discard_registry(void)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, registry)
 		discard(((EsProjection *) lfirst(lc))->fold_context);
@@ -353,10 +389,10 @@ compile(EsProjection *projection, Relation target)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es fold",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Relation	events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	EsFold	   *fold = palloc(sizeof(EsFold));
-	uint64		changes = fold_changes;
-	Oid			function;
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	EsFold *fold = palloc(sizeof(EsFold));
+	uint64 changes = fold_changes;
+	Oid function;
 
 	fold->key = EsKeyCompile(target, events, projection->key);
 	function = EsRegistryFunction(projection->target);
@@ -375,15 +411,20 @@ compile(EsProjection *projection, Relation target)
 	projection->fold_context = context;
 }
 
+/* Says whether the event's column is in the list; NIL lets all pass. */
 static bool
-list_has_text(List *list, Datum value)
+passes_filter(List *list, TupleTableSlot *event, EsEventColumn column)
 {
-	text	   *wanted = DatumGetTextPP(value);
-	ListCell   *lc;
+	text *wanted;
+	ListCell *lc;
+	bool isnull;
 
+	if (list == NIL)
+		return true;
+	wanted = DatumGetTextPP(slot_getattr(event, column, &isnull));
 	foreach(lc, list)
 	{
-		text	   *item = lfirst(lc);
+		text *item = lfirst(lc);
 
 		if (VARSIZE_ANY_EXHDR(item) == VARSIZE_ANY_EXHDR(wanted) &&
 			memcmp(VARDATA_ANY(item), VARDATA_ANY(wanted), VARSIZE_ANY_EXHDR(item)) == 0)
@@ -395,7 +436,7 @@ list_has_text(List *list, Datum value)
 static void
 relation_changed(Datum arg, Oid relid)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	/* A registry that was read names the relation that it was read from. */
 	if (!OidIsValid(relid) || relid == registry_relation)
@@ -416,7 +457,7 @@ relation_changed(Datum arg, Oid relid)
 static void
 object_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	fold_changes++;
 	foreach(lc, registry)
@@ -447,7 +488,7 @@ describe_event(TupleTableSlot *event)
 	StringInfoData buf;
 
 	slot_getallattrs(event);
-#define VALUE(column) event->tts_values[ES_EVENT_##column - 1]
+#define VALUE(column)  event->tts_values[ES_EVENT_##column - 1]
 #define ISNULL(column) event->tts_isnull[ES_EVENT_##column - 1]
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "Event \"%s\" of aggregate %s/%s",

@@ -16,29 +16,29 @@
 /* A fold: what the rows of a state table are computed with. */
 typedef struct EsFold
 {
-	EsKey	   *key;
-	EsApply    *apply;
-	ExprContext *key_econtext;	/* for key and for apply: reset them after each event */
+	EsKey *key;
+	EsApply *apply;
+	ExprContext *key_econtext; /* for key and for apply: reset them after each event */
 	ExprContext *econtext;
-	bool		valid;
+	bool valid;
 } EsFold;
 
 typedef struct EsProjection
 {
-	char	   *name;
-	Oid			target;
-	Oid			owner;
-	char	   *apply;
-	char	   *key;			/* null: the aggregate's id */
-	List	   *aggregate_types;	/* of text; NIL: all */
-	List	   *event_types;	/* of text; NIL: all */
-	bool		protect;
-	ArrayType  *settings;
+	char *name;
+	Oid target;
+	Oid owner; /* of the state table, when it was last opened */
+	char *apply;
+	char *key;             /* null: the aggregate's id */
+	List *aggregate_types; /* of text; NIL: all */
+	List *event_types;     /* of text; NIL: all */
+	bool protect;
+	ArrayType *settings;
 
-	EsFold	   *fold;			/* null: not compiled */
+	EsFold *fold; /* null: not compiled */
 	MemoryContext fold_context;
-	int64		last_position;	/* of the last event applied in this transaction */
-	uint64		transaction;	/* that last_position is of */
+	int64 last_position; /* of the last event applied in this transaction */
+	uint64 transaction;  /* that last_position is of */
 } EsProjection;
 
 /*
@@ -53,6 +53,9 @@ extern List *EsProjections(void);
 
 /* Returns the projection of that name; raises SE006 if there is none. */
 extern EsProjection *EsProjectionFind(const char *name);
+
+/* Raises 42501 unless the current user owns the projection, that is its state table. */
+extern void EsProjectionCheckOwner(EsProjection *projection);
 
 /* Says whether the event passes the projection's filters. */
 extern bool EsProjectionMatches(EsProjection *projection, TupleTableSlot *event);
@@ -72,8 +75,14 @@ extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
 /* Keeps events in position order; an error if one comes after an event that follows it. */
 extern void EsProjectionAdvance(EsProjection *projection, int64 position);
 
+/* Has the fold compiled anew when it is used next. */
+extern void EsProjectionReset(EsProjection *projection);
+
+/* Says whether an error may come from the event, not from the system or another transaction. */
+extern bool EsProjectionToBlame(ErrorData *error);
+
 /* Rethrows the current error as SE008, naming the event it is about (may be null). */
 extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,
 							   MemoryContext context);
 
-#endif							/* ES_PROJECTION_H */
+#endif /* ES_PROJECTION_H */

@@ -14,7 +14,8 @@
  * that a rolled-back transaction left empty are filled again.  So each state
  * remembers the last position folded into it.  If an earlier one turns up, the
  * state is thrown away, and folded anew in a second pass which reads the log
- * in position order and looks at such states only.
+ * in position order and looks at such states only.  If the apply function
+ * fails in the first pass, the second one looks at all states.
  *
  * Memory.  If the states outgrow es.replay_memory, only those are kept whose
  * key's hash lies in the first half of what is still to do, and the pass
@@ -55,65 +56,70 @@
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define READ_BATCH 32			/* events whose states are fetched into the processor's cache at once */
-#define WRITE_BATCH 1000		/* rows that go to the heap at once */
-#define SWAP_WAIT 100			/* milliseconds of one wait for the exclusive lock */
-#define SWAP_PATIENCE 60000		/* milliseconds of waiting in all, without lock_timeout */
+#define READ_BATCH    32               /* events whose states are prefetched together */
+#define MAX_READ      (4 * READ_BATCH) /* events to read at once, also where few are folded */
+#define WRITE_BATCH   1000             /* rows that go to the heap at once */
+#define SWAP_WAIT     100              /* milliseconds of one wait for the exclusive lock */
+#define SWAP_PATIENCE 60000            /* milliseconds of waiting in all, without lock_timeout */
 #define MAX_PART_BITS 31
 
 /* Writes rows into the new heap. */
 typedef struct Writer
 {
-	Relation	heap;
-	EsKey	   *key;
-	EState	   *estate;			/* of the state table, for its constraints */
+	Relation heap;
+	EsKey *key;
+	EState *estate; /* of the state table, for its constraints */
 	ResultRelInfo *target;
 	BulkInsertState bulk;
-	CommandId	cid;
+	CommandId cid;
 	MemoryContext batch;
 	TupleTableSlot *slots[WRITE_BATCH];
-	int			nslots;
-	int64		rows;
+	int nslots;
+	int64 rows;
 } Writer;
 
 /* An event that has been read, to be folded with others. */
 typedef struct ReadEvent
 {
 	TupleTableSlot *event;
-	HeapTupleData tuple;		/* of event */
-	int64		position;
-	uint32		hash;
-	Datum		key[INDEX_MAX_KEYS];
+	HeapTupleData tuple; /* of event */
+	int64 position;
+	uint32 hash;
+	Datum key[INDEX_MAX_KEYS];
 } ReadEvent;
 
 typedef struct Rebuild
 {
 	EsProjection *projection;
-	EsFold	   *fold;
-	Relation	events;
-	Snapshot	snapshot;
-	ReadEvent	batch[READ_BATCH];
-	int			nbatch;
-	TupleTableSlot *event;		/* at work, to name it in an error; or null */
-	EsStates   *states;
-	Writer		writer;
-	int			part_bits;		/* a part is the keys whose hash starts with these bits ... */
-	uint32		part;			/* ... of this value */
-	bool		misordered;		/* some states must be folded in position order */
-	int64		part_events;
-	EsRebuilt	result;
+	Relation target;
+	EsFold *fold;
+	Relation events;
+	Snapshot snapshot;
+	ReadEvent batch[READ_BATCH];
+	int nbatch;
+	TupleTableSlot *event; /* at work, to name it in an error; or null */
+	EsStates *states;
+	Writer writer;
+	int part_bits;       /* a part is the keys whose hash starts with these bits ... */
+	uint32 part;         /* ... of this value */
+	bool misordered;     /* some states must be folded in position order ... */
+	bool all_misordered; /* ... or all of them */
+	int64 part_events;
+	EsRebuilt result;
 } Rebuild;
 
 static void build_heap(Rebuild *rebuild, Relation target, Oid heap);
 static void fold_parts(Rebuild *rebuild);
+static void start_part(Rebuild *rebuild);
 static bool fold_part(Rebuild *rebuild);
+static bool try_physical_order(Rebuild *rebuild, bool *fits);
 static bool fold_in_physical_order(Rebuild *rebuild);
 static bool fold_in_position_order(Rebuild *rebuild);
 static void take_event(Rebuild *rebuild);
-static void own_tuple(TupleTableSlot *slot);
 static void keep_tuple(ReadEvent *read);
 static bool fold_batch(Rebuild *rebuild, bool in_position_order);
 static bool fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
@@ -132,16 +138,17 @@ static void check_foreign_key(HeapTuple tuple);
 EsRebuilt
 EsRebuild(EsProjection *projection, Relation target)
 {
-	Rebuild    *rebuild;
+	Rebuild *rebuild;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es rebuild",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Oid			relid = RelationGetRelid(target);
-	EsRebuilt	result;
-	Oid			heap;
+	Oid relid = RelationGetRelid(target);
+	EsRebuilt result;
+	Oid heap;
 
 	rebuild = palloc0(sizeof(Rebuild));
 	rebuild->projection = projection;
+	rebuild->target = target;
 	CheckTableNotInUse(target, "rebuild");
 	CommandCounterIncrement();
 	heap = make_new_heap(relid, target->rd_rel->reltablespace, target->rd_rel->relam,
@@ -167,7 +174,7 @@ static void
 build_heap(Rebuild *rebuild, Relation target, Oid heap)
 {
 	MemoryContext context = CurrentMemoryContext;
-	EsActing	acting;
+	EsActing acting;
 
 	rebuild->fold = EsProjectionFold(rebuild->projection, target);
 	rebuild->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
@@ -205,11 +212,9 @@ fold_parts(Rebuild *rebuild)
 {
 	do
 	{
-		bool		fits;
+		bool fits;
 
-		rebuild->states = EsStatesCreate(rebuild->fold->key, 16);
-		rebuild->misordered = false;
-		rebuild->part_events = 0;
+		start_part(rebuild);
 		fits = fold_part(rebuild);
 		if (fits)
 		{
@@ -223,20 +228,84 @@ fold_parts(Rebuild *rebuild)
 			rebuild->part_bits++;
 			rebuild->part <<= 1;
 		}
-		EsStatesDestroy(rebuild->states);
 	} while (rebuild->part < ((uint32) 1 << rebuild->part_bits));
+}
+
+/* Forgets all states. */
+static void
+start_part(Rebuild *rebuild)
+{
+	if (rebuild->states != NULL)
+		EsStatesDestroy(rebuild->states);
+	rebuild->states = EsStatesCreate(rebuild->fold->key, 16);
+	rebuild->misordered = false;
+	rebuild->all_misordered = false;
+	rebuild->part_events = 0;
 }
 
 /* Folds the events of the part's keys; false: they don't fit. */
 static bool
 fold_part(Rebuild *rebuild)
 {
-	if (!fold_in_physical_order(rebuild))
-		return false;
-	if (!rebuild->misordered)
-		return true;
-	EsStatesVisit(rebuild->states, forget_misordered, rebuild->states);
+	bool fits;
+
+	if (try_physical_order(rebuild, &fits))
+	{
+		if (!fits || !rebuild->misordered)
+			return fits;
+		EsStatesVisit(rebuild->states, forget_misordered, rebuild->states);
+		return fold_in_position_order(rebuild);
+	}
+	start_part(rebuild);
+	rebuild->all_misordered = true;
 	return fold_in_position_order(rebuild);
+}
+
+/*
+ * Folds in physical order; false: that failed.  An apply function may well
+ * fail on an event that comes too early, and it is not known yet whether it
+ * did.  In position order it will either succeed, or fail for good and on the
+ * event that is to blame.
+ */
+static bool
+try_physical_order(Rebuild *rebuild, bool *fits)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ResourceOwner inner;
+	volatile bool done = true;
+
+	BeginInternalSubTransaction(NULL);
+	inner = CurrentResourceOwner;
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*fits = fold_in_physical_order(rebuild);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		CurrentResourceOwner = inner;
+		clear_batch(rebuild); /* which pins pages in the name of the subtransaction */
+		RollbackAndReleaseCurrentSubTransaction();
+		if (!EsProjectionToBlame(error))
+			ReThrowError(error);
+		FreeErrorData(error);
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (done)
+		return true;
+	EsProjectionReset(rebuild->projection);
+	rebuild->fold = EsProjectionFold(rebuild->projection, rebuild->target);
+	return false;
 }
 
 /* The scan must not join another one in the middle of the table, hence the options. */
@@ -245,13 +314,15 @@ fold_in_physical_order(Rebuild *rebuild)
 {
 	TableScanDesc scan = table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL,
 											   true, false);
-	bool		fits = true;
-	bool		more = true;
+	bool fits = true;
+	bool more = true;
 
 	while (more && fits)
 	{
+		int nread = 0;
+
 		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH &&
+		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
 			   (more = table_scan_getnextslot(scan, ForwardScanDirection,
 											  rebuild->batch[rebuild->nbatch].event)))
 			take_event(rebuild);
@@ -265,16 +336,18 @@ fold_in_physical_order(Rebuild *rebuild)
 static bool
 fold_in_position_order(Rebuild *rebuild)
 {
-	Relation	index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	IndexScanDesc scan = EsIndexBeginScan(rebuild->events, index, rebuild->snapshot, 0);
-	bool		fits = true;
-	bool		more = true;
+	bool fits = true;
+	bool more = true;
 
 	index_rescan(scan, NULL, 0, NULL, 0);
 	while (more && fits)
 	{
+		int nread = 0;
+
 		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH &&
+		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
 			   (more = index_getnext_slot(scan, ForwardScanDirection,
 										  rebuild->batch[rebuild->nbatch].event)))
 			take_event(rebuild);
@@ -293,12 +366,11 @@ fold_in_position_order(Rebuild *rebuild)
 static void
 take_event(Rebuild *rebuild)
 {
-	EsFold	   *fold = rebuild->fold;
-	ReadEvent  *read = &rebuild->batch[rebuild->nbatch];
-	bool		isnull;
+	EsFold *fold = rebuild->fold;
+	ReadEvent *read = &rebuild->batch[rebuild->nbatch];
+	bool isnull;
 
 	CHECK_FOR_INTERRUPTS();
-	own_tuple(read->event);
 	rebuild->event = read->event;
 	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
 	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, read->position);
@@ -335,21 +407,6 @@ keep_tuple(ReadEvent *read)
 		ExecMaterializeSlot(read->event);
 }
 
-/*
- * Makes the slot independent of the scan, which goes on.  A sequential scan of
- * a heap gives every slot a pointer to one and the same tuple header.
- */
-static void
-own_tuple(TupleTableSlot *slot)
-{
-	BufferHeapTupleTableSlot *buffer_slot = (BufferHeapTupleTableSlot *) slot;
-
-	if (!TTS_IS_BUFFERTUPLE(slot) || buffer_slot->base.tuple == &buffer_slot->base.tupdata)
-		return;
-	buffer_slot->base.tupdata = *buffer_slot->base.tuple;
-	buffer_slot->base.tuple = &buffer_slot->base.tupdata;
-}
-
 /* Folds the batch's events into their states; false: they have outgrown the memory. */
 static bool
 fold_batch(Rebuild *rebuild, bool in_position_order)
@@ -367,21 +424,22 @@ fold_batch(Rebuild *rebuild, bool in_position_order)
 static bool
 fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
 {
-	EsFold	   *fold = rebuild->fold;
-	bool		is_new;
+	EsFold *fold = rebuild->fold;
+	bool is_new;
 	EsStateEntry *entry = EsStatesLookup(rebuild->states, read->key, read->hash, &is_new);
 
 	rebuild->event = read->event;
+	if (!in_position_order || rebuild->all_misordered)
+		rebuild->part_events++;
 	if (!in_position_order)
 	{
-		rebuild->part_events++;
 		if (read->position < entry->last_position)
 			entry->misordered = rebuild->misordered = true;
 		entry->last_position = read->position;
 	}
-	if (entry->misordered == in_position_order)
+	if ((entry->misordered || rebuild->all_misordered) == in_position_order)
 	{
-		HeapTuple	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
+		HeapTuple row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
 
 		if (row != entry->state)
 			EsStatesKeep(rebuild->states, entry, row);
@@ -431,7 +489,7 @@ open_writer(Writer *writer, Relation target, Oid heap, EsKey *key)
 static void
 write_state(EsStateEntry *entry, void *arg)
 {
-	Writer	   *writer = arg;
+	Writer *writer = arg;
 	TupleTableSlot *row = writer->slots[writer->nslots];
 	TupleConstr *constraints = writer->target->ri_RelationDesc->rd_att->constr;
 
@@ -486,7 +544,7 @@ static void
 lock_for_swap(Relation target)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	int			patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
+	int patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
 
 	while (!try_lock(RelationGetRelid(target), SWAP_WAIT))
 	{
@@ -510,7 +568,7 @@ try_lock(Oid relid, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	int			saved_timeout = LockTimeout;
+	int saved_timeout = LockTimeout;
 	volatile bool locked = true;
 
 	BeginInternalSubTransaction(NULL);
@@ -523,7 +581,7 @@ try_lock(Oid relid, int timeout)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		LockTimeout = saved_timeout;
 		MemoryContextSwitchTo(context);
@@ -545,9 +603,9 @@ try_lock(Oid relid, int timeout)
 static void
 check_foreign_keys(Relation target)
 {
-	Relation	constraints = table_open(ConstraintRelationId, AccessShareLock);
+	Relation constraints = table_open(ConstraintRelationId, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -569,9 +627,9 @@ static void
 check_foreign_key(HeapTuple tuple)
 {
 	Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-	Relation	referencing = table_open(constraint->conrelid, RowShareLock);
-	Relation	referenced = table_open(constraint->confrelid, RowShareLock);
-	Trigger		trigger = {0};
+	Relation referencing = table_open(constraint->conrelid, RowShareLock);
+	Relation referenced = table_open(constraint->confrelid, RowShareLock);
+	Trigger trigger = {0};
 
 	trigger.tgname = NameStr(constraint->conname);
 	trigger.tgenabled = TRIGGER_FIRES_ON_ORIGIN;

@@ -11,9 +11,9 @@
 
 typedef struct EsRebuilt
 {
-	int64		events;			/* folded */
-	int64		rows;			/* in the table now */
-	int64		up_to_position; /* the log was read up to here */
+	int64 events;         /* folded */
+	int64 rows;           /* in the table now */
+	int64 up_to_position; /* the log was read up to here */
 } EsRebuilt;
 
 /*
@@ -24,4 +24,4 @@ typedef struct EsRebuilt
  */
 extern EsRebuilt EsRebuild(EsProjection *projection, Relation target);
 
-#endif							/* ES_REBUILD_H */
+#endif /* ES_REBUILD_H */

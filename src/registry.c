@@ -74,8 +74,8 @@ EsRegistryForget(const char *name)
 void
 EsRegistrySetFunction(const char *name, Oid target, Oid function)
 {
-	Oid			old = EsRegistryFunction(target);
-	Oid			trigger = get_trigger_oid(target, PROTECT_TRIGGER, false);
+	Oid old = EsRegistryFunction(target);
+	Oid trigger = get_trigger_oid(target, PROTECT_TRIGGER, false);
 
 	if (OidIsValid(old))
 		(void) changeDependencyFor(TriggerRelationId, trigger, ProcedureRelationId, old, function);
@@ -94,7 +94,7 @@ EsRegistrySetFunction(const char *name, Oid target, Oid function)
 void
 EsRegistryFollow(const char *name, Oid target, const char *text)
 {
-	Oid			function = EsRegistryFunction(target);
+	Oid function = EsRegistryFunction(target);
 
 	if (OidIsValid(function))
 	{
@@ -113,12 +113,12 @@ EsRegistryFollow(const char *name, Oid target, const char *text)
 Oid
 EsRegistryFunction(Oid target)
 {
-	Oid			trigger = get_trigger_oid(target, PROTECT_TRIGGER, true);
-	Oid			function = InvalidOid;
-	Relation	depend;
+	Oid trigger = get_trigger_oid(target, PROTECT_TRIGGER, true);
+	Oid function = InvalidOid;
+	Relation depend;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	if (!OidIsValid(trigger))
 		return InvalidOid;
@@ -164,13 +164,14 @@ es_registry_changed(PG_FUNCTION_ARGS)
 static void
 add_trigger(const EsRegistryRow *row)
 {
-	char	   *table = qualified_name(row->target);
+	char *table = qualified_name(row->target);
 	ObjectAddress trigger;
 	ObjectAddress function;
 
 	execute(psprintf("CREATE TRIGGER " PROTECT_TRIGGER
 					 " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s"
-					 " FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()", table));
+					 " FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()",
+					 table));
 	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, table,
 					 row->protect ? "ENABLE ALWAYS" : "DISABLE"));
 	ObjectAddressSet(trigger, TriggerRelationId,
@@ -182,15 +183,14 @@ add_trigger(const EsRegistryRow *row)
 static void
 add_row(const EsRegistryRow *row)
 {
-	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
-	Datum		values[ES_PROJECTION_NCOLUMNS];
-	bool		nulls[ES_PROJECTION_NCOLUMNS] = {false};
+	Relation registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Datum values[ES_PROJECTION_NCOLUMNS];
+	bool nulls[ES_PROJECTION_NCOLUMNS] = {false};
 
-#define SET(column, value) values[ES_PROJECTION_##column - 1] = (value)
+#define SET(column, value)          values[ES_PROJECTION_##column - 1] = (value)
 #define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
 	SET(NAME, CStringGetTextDatum(row->name));
 	SET(TARGET, ObjectIdGetDatum(row->target));
-	SET(OWNER, ObjectIdGetDatum(row->owner));
 	SET(APPLY, CStringGetTextDatum(EsApplyText(row->function)));
 	SET(KEY, row->key == NULL ? (Datum) 0 : CStringGetTextDatum(row->key));
 	SET(AGGREGATE_TYPES, PointerGetDatum(row->aggregate_types));
@@ -211,11 +211,11 @@ add_row(const EsRegistryRow *row)
 static void
 change_row(const char *name, const char *function)
 {
-	Relation	registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Relation registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	ScanKeyInit(&key, ES_PROJECTION_NAME, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(name));
@@ -227,9 +227,9 @@ change_row(const char *name, const char *function)
 		CatalogTupleDelete(registry, &tuple->t_self);
 	else if (HeapTupleIsValid(tuple))
 	{
-		int			column = ES_PROJECTION_APPLY;
-		Datum		value = CStringGetTextDatum(function);
-		bool		isnull = false;
+		int column = ES_PROJECTION_APPLY;
+		Datum value = CStringGetTextDatum(function);
+		bool isnull = false;
 
 		CatalogTupleUpdate(registry, &tuple->t_self,
 						   heap_modify_tuple_by_cols(tuple, RelationGetDescr(registry), 1, &column,

@@ -14,7 +14,6 @@ typedef enum EsProjectionColumn
 {
 	ES_PROJECTION_NAME = 1,
 	ES_PROJECTION_TARGET,
-	ES_PROJECTION_OWNER,
 	ES_PROJECTION_APPLY,
 	ES_PROJECTION_KEY,
 	ES_PROJECTION_AGGREGATE_TYPES,
@@ -29,16 +28,15 @@ typedef enum EsProjectionColumn
 /* A new row of es.projection. */
 typedef struct EsRegistryRow
 {
-	char	   *name;
-	Oid			target;
-	Oid			owner;
-	Oid			function;
-	char	   *key;			/* or null */
-	ArrayType  *aggregate_types;	/* or null */
-	ArrayType  *event_types;	/* or null */
-	char	   *mode;
-	bool		protect;
-	ArrayType  *settings;
+	char *name;
+	Oid target;
+	Oid function;
+	char *key;                  /* or null */
+	ArrayType *aggregate_types; /* or null */
+	ArrayType *event_types;     /* or null */
+	char *mode;
+	bool protect;
+	ArrayType *settings;
 } EsRegistryRow;
 
 /*
@@ -62,9 +60,9 @@ extern void EsRegistrySetFunction(const char *name, Oid target, Oid function);
 extern void EsRegistryFollow(const char *name, Oid target, const char *text);
 
 /* Returns the function that the projection depends on; invalid if that is not known. */
-extern Oid	EsRegistryFunction(Oid target);
+extern Oid EsRegistryFunction(Oid target);
 
 /* Tells every session that the registry has changed, and shows it to the next command. */
 extern void EsRegistryChanged(void);
 
-#endif							/* ES_REGISTRY_H */
+#endif /* ES_REGISTRY_H */

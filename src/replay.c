@@ -36,9 +36,9 @@ Datum
 es_replay(PG_FUNCTION_ARGS)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	char	   *name;
-	char	   *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	EsRebuilt	rebuilt;
+	char *name;
+	char *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	EsRebuilt rebuilt;
 
 	PreventCommandIfReadOnly("es.replay()");
 	if (PG_ARGISNULL(0))
@@ -58,15 +58,15 @@ es_replay(PG_FUNCTION_ARGS)
 static EsRebuilt
 replay(const char *name, const char *apply)
 {
-	Relation	target;
+	Relation target;
 	EsProjection *projection;
-	EsRebuilt	rebuilt;
+	EsRebuilt rebuilt;
 
 	EsProjectionsEnter();
 	projection = open_projection(name, &target);
 	if (apply != NULL)
 	{
-		Oid			function = EsApplyFind(projection->target, apply);
+		Oid function = EsApplyFind(projection->target, apply);
 
 		EsApplyCheck(target, function, apply);
 		EsRegistrySetFunction(name, projection->target, function);
@@ -88,10 +88,7 @@ open_projection(const char *name, Relation *target)
 	do
 	{
 		projection = EsProjectionFind(name);
-		if (!has_privs_of_role(GetUserId(), projection->owner))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be owner of projection \"%s\"", name)));
+		EsProjectionCheckOwner(projection);
 		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
 	} while (*target == NULL);
 	return projection;
@@ -101,8 +98,8 @@ static void
 return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt, TimestampTz start)
 {
 	ReturnSetInfo *result;
-	Datum		values[5];
-	bool		nulls[5] = {false};
+	Datum values[5];
+	bool nulls[5] = {false};
 
 	InitMaterializedSRF(fcinfo, 0);
 	result = (ReturnSetInfo *) fcinfo->resultinfo;

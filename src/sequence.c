@@ -53,6 +53,18 @@
 EsSerializeHookType EsSerializeHook = NULL;
 EsRowRequest *EsCurrentRequest = NULL;
 
+/* Rows that have been sequenced by this backend. */
+static uint64 row_number = 0;
+
+/* The last of them that an append function has sent. */
+static struct
+{
+	int64 version;
+	int type_length;
+	int id_length;
+	char names[2 * ES_MAX_NAME_LENGTH];
+} newest;
+
 static bool keeps_values(const bool *nulls);
 static void check_given(const Datum *values, const bool *nulls);
 static bool same_event(const Datum *a, const Datum *b);
@@ -62,6 +74,8 @@ static bool find_duplicate(Relation events, const Datum *values, const bool *nul
 static int64 next_version(Relation events, const Datum *values, const bool *nulls,
 						  const EsRowRequest *request);
 pg_noreturn static void wrong_version(const Datum *values, int64 expected, int64 actual);
+static bool follows_newest(const Datum *values, const EsRowRequest *request);
+static void remember_newest(const Datum *values, int64 version, EsRowRequest *request);
 static void fill_in(Datum *values, bool *nulls, int64 version);
 static void serialize_event(Relation events, const Datum *values, const bool *nulls);
 
@@ -79,6 +93,7 @@ es_sequence_event(PG_FUNCTION_ARGS)
 	TupleDesc desc = RelationGetDescr(events);
 	Datum *values = palloc(sizeof(Datum) * desc->natts);
 	bool *nulls = palloc(sizeof(bool) * desc->natts);
+	int64 version;
 
 	/* A trigger of the user's may insert events of its own meanwhile. */
 	if (request != NULL && request->slot != trigdata->tg_trigslot)
@@ -88,18 +103,22 @@ es_sequence_event(PG_FUNCTION_ARGS)
 	if (keeps_values(nulls))
 		return PointerGetDatum(trigdata->tg_trigtuple);
 
+	row_number++;
 	check_given(values, nulls);
 	EsValidateEvent(values, nulls);
-	EsAcquireKeyLock(EsAggregateLock(values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
-									 values[ES_ATT(ES_EVENT_AGGREGATE_ID)]));
+	EsLockAggregate(events, values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
+					values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
 	if (find_duplicate(events, values, nulls, request))
 		return PointerGetDatum(NULL);
 
-	fill_in(values, nulls, next_version(events, values, nulls, request));
+	version = next_version(events, values, nulls, request);
+	fill_in(values, nulls, version);
 	if (EsSerializeHook != NULL)
 		serialize_event(events, values, nulls);
 	values[ES_ATT(ES_EVENT_POSITION)] = Int64GetDatum(EsPositionNext());
 	nulls[ES_ATT(ES_EVENT_POSITION)] = false;
+	if (request != NULL)
+		remember_newest(values, version, request);
 	return PointerGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
@@ -226,7 +245,7 @@ find_duplicate(Relation events, const Datum *values, const bool *nulls, EsRowReq
 
 	if (nulls[ES_ATT(ES_EVENT_EVENT_ID)])
 		return false;
-	EsAcquireKeyLock(EsEventIdLock(values[ES_ATT(ES_EVENT_EVENT_ID)]));
+	EsLockEventId(events, values[ES_ATT(ES_EVENT_EVENT_ID)]);
 	if (!EsFindOriginal(events, values, &original))
 		return false;
 	if (request != NULL)
@@ -244,8 +263,10 @@ find_duplicate(Relation events, const Datum *values, const bool *nulls, EsRowReq
 static int64
 next_version(Relation events, const Datum *values, const bool *nulls, const EsRowRequest *request)
 {
-	int64 last = EsLastVersion(events, values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
-							   values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
+	int64 last = follows_newest(values, request)
+		? newest.version
+		: EsLastVersion(events, values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
+						values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
 
 	if (request != NULL && request->has_expected &&
 		(request->expected == -1 ? last == 0 : last != request->expected))
@@ -270,6 +291,42 @@ wrong_version(const Datum *values, int64 expected, int64 actual)
 			 errdetail("Aggregate type \"%s\", aggregate id \"%s\": expected version %lld, actual version %lld.",
 					   type, id, (long long) expected, (long long) actual),
 			 errhint("Read the aggregate again, decide anew and retry.")));
+}
+
+/*
+ * Tells whether the row comes right after another row of the same call and the
+ * same aggregate, which is in the log: then its version needs no lookup.  A
+ * row that a trigger of the user's has inserted between them counts as well, so
+ * that the next one is looked up again.
+ */
+static bool
+follows_newest(const Datum *values, const EsRowRequest *request)
+{
+	text *type, *id;
+
+	if (request == NULL || !request->has_previous || request->previous != row_number - 1)
+		return false;
+	type = DatumGetTextPP(values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]);
+	id = DatumGetTextPP(values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
+	return VARSIZE_ANY_EXHDR(type) == newest.type_length &&
+		VARSIZE_ANY_EXHDR(id) == newest.id_length &&
+		memcmp(VARDATA_ANY(type), newest.names, newest.type_length) == 0 &&
+		memcmp(VARDATA_ANY(id), newest.names + newest.type_length, newest.id_length) == 0;
+}
+
+/* Remembers the row for follows_newest(). */
+static void
+remember_newest(const Datum *values, int64 version, EsRowRequest *request)
+{
+	text *type = DatumGetTextPP(values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]);
+	text *id = DatumGetTextPP(values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
+
+	request->previous = row_number;
+	newest.version = version;
+	newest.type_length = VARSIZE_ANY_EXHDR(type);
+	newest.id_length = VARSIZE_ANY_EXHDR(id);
+	memcpy(newest.names, VARDATA_ANY(type), newest.type_length);
+	memcpy(newest.names + newest.type_length, VARDATA_ANY(id), newest.id_length);
 }
 
 /* Fills in what the author leaves to the extension. */

@@ -42,6 +42,8 @@ typedef struct EsRowRequest
 	TupleTableSlot *slot; /* the row is the one in this slot */
 	bool has_expected;
 	int64 expected;         /* version expected before the event */
+	bool has_previous;      /* the call's previous row went into the log ... */
+	uint64 previous;        /* ... and was this one for the trigger, which sets this */
 	bool is_duplicate;      /* out: not inserted, the event is stored already ... */
 	EsStoredEvent original; /* out: ... as this one */
 } EsRowRequest;

@@ -32,15 +32,15 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define SH_PREFIX entries
-#define SH_ELEMENT_TYPE EsStateEntry
-#define SH_KEY_TYPE Datum *
-#define SH_KEY key
+#define SH_PREFIX          entries
+#define SH_ELEMENT_TYPE    EsStateEntry
+#define SH_KEY_TYPE        Datum *
+#define SH_KEY             key
 #define SH_HASH_KEY(tb, k) EsKeyHash((EsKey *) (tb)->private_data, k)
 #define SH_EQUAL(tb, a, b) EsKeyEqual((EsKey *) (tb)->private_data, a, b)
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, entry) (entry)->hash
-#define SH_SCOPE static inline
+#define SH_SCOPE               static inline
 #define SH_DECLARE
 #define SH_DEFINE
 #include "lib/simplehash.h"
@@ -50,23 +50,23 @@
 struct EsStates
 {
 	MemoryContext context;
-	EsKey	   *key;
+	EsKey *key;
 	entries_hash *entries;
 };
 
 struct EsStateRows
 {
-	Relation	table;
-	EsKey	   *key;
-	bool		lock_rows;
-	Relation	index;
+	Relation table;
+	EsKey *key;
+	bool lock_rows;
+	Relation index;
 	IndexScanDesc scan;
 	SnapshotData dirty;
-	EState	   *estate;
+	EState *estate;
 	ResultRelInfo *result;
-	EPQState	epqstate;
-	TupleTableSlot *stored;		/* a row of the table */
-	TupleTableSlot *row;		/* the row to write */
+	EPQState epqstate;
+	TupleTableSlot *stored; /* a row of the table */
+	TupleTableSlot *row;    /* the row to write */
 };
 
 static bool find_row(EsStateRows *rows, const Datum *key);
@@ -80,7 +80,7 @@ EsStatesCreate(EsKey *key, uint32 expected)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es states",
 												  ALLOCSET_DEFAULT_SIZES);
-	EsStates   *states = MemoryContextAlloc(context, sizeof(EsStates));
+	EsStates *states = MemoryContextAlloc(context, sizeof(EsStates));
 
 	states->context = context;
 	states->key = key;
@@ -97,7 +97,7 @@ EsStatesDestroy(EsStates *states)
 EsStateEntry *
 EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new)
 {
-	bool		found;
+	bool found;
 	EsStateEntry *entry = entries_insert_hash(states->entries, (Datum *) key, hash, &found);
 
 	*is_new = !found;
@@ -177,7 +177,7 @@ EsStatesKeep(EsStates *states, EsStateEntry *entry, HeapTuple row)
 Size
 EsStatesMemory(EsStates *states)
 {
-	Size		memory = MemoryContextMemAllocated(states->context, true);
+	Size memory = MemoryContextMemAllocated(states->context, true);
 
 	if (states->entries->members + 1 >= states->entries->grow_threshold)
 		memory += 2 * states->entries->size * sizeof(EsStateEntry);
@@ -225,8 +225,8 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows)
 void
 EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
 {
-	HeapTuple	row;
-	bool		should_free;
+	HeapTuple row;
+	bool should_free;
 
 	do
 	{
@@ -246,7 +246,7 @@ EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
 void
 EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
 {
-	bool		stored = ItemPointerIsValid(&entry->tid);
+	bool stored = ItemPointerIsValid(&entry->tid);
 
 	if (entry->state != NULL)
 	{
@@ -283,13 +283,13 @@ EsStateRowsClose(EsStateRows *rows)
 void
 EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row)
 {
-	Datum		actual[INDEX_MAX_KEYS];
+	Datum actual[INDEX_MAX_KEYS];
 
 	if (EsKeyMatches(key, values, row))
 		return;
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
 		actual[i] = slot_getattr(row, key->columns[i].attnum, &isnull);
 		if (isnull)
@@ -315,7 +315,7 @@ find_row(EsStateRows *rows, const Datum *key)
 	EsKeyScanKeys(rows->key, key, scankeys);
 	for (;;)
 	{
-		bool		found = false;
+		bool found = false;
 
 		index_rescan(rows->scan, scankeys, rows->key->ncolumns, NULL, 0);
 		while (!found && index_getnext_slot(rows->scan, ForwardScanDirection, rows->stored))
@@ -331,7 +331,10 @@ find_row(EsStateRows *rows, const Datum *key)
 static bool
 wait_for_writer(EsStateRows *rows)
 {
-	TransactionId writer = TransactionIdIsValid(rows->dirty.xmin) ? rows->dirty.xmin : rows->dirty.xmax;
+	TransactionId writer = rows->dirty.xmin;
+
+	if (!TransactionIdIsValid(writer))
+		writer = rows->dirty.xmax;
 
 	if (!TransactionIdIsValid(writer))
 		return false;
@@ -346,9 +349,9 @@ static bool
 lock_row(EsStateRows *rows)
 {
 	TM_FailureData failure;
-	TM_Result	result = table_tuple_lock(rows->table, &rows->stored->tts_tid, GetActiveSnapshot(),
-										  rows->stored, GetCurrentCommandId(false),
-										  LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
+	TM_Result result = table_tuple_lock(rows->table, &rows->stored->tts_tid, GetActiveSnapshot(),
+										rows->stored, GetCurrentCommandId(false),
+										LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
 
 	switch (result)
 	{
@@ -371,8 +374,8 @@ lock_row(EsStateRows *rows)
 static void
 check_visible(EsStateRows *rows)
 {
-	Datum		xmin;
-	bool		isnull;
+	Datum xmin;
+	bool isnull;
 
 	if (!IsolationUsesXactSnapshot())
 		return;

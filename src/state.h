@@ -16,15 +16,15 @@
 /* A row being folded. */
 typedef struct EsStateEntry
 {
-	Datum	   *key;
-	HeapTuple	state;			/* null: there is no row */
-	int64		last_position;	/* of the last event folded (inline: that changed it) */
-	uint32		allocated;		/* bytes that state may take in place */
-	uint32		hash;
-	ItemPointerData tid;		/* of the stored row; invalid: not stored */
-	bool		changed;
-	bool		misordered;		/* an event came after one that follows it */
-	char		status;			/* of the hash table */
+	Datum *key;
+	HeapTuple state;     /* null: there is no row */
+	int64 last_position; /* of the last event folded (inline: that changed it) */
+	uint32 allocated;    /* bytes that state may take in place */
+	uint32 hash;
+	ItemPointerData tid; /* of the stored row; invalid: not stored */
+	bool changed;
+	bool misordered; /* an event came after one that follows it */
+	char status;     /* of the hash table */
 } EsStateEntry;
 
 /* The rows being folded, by key. */
@@ -52,7 +52,7 @@ extern Size EsStatesMemory(EsStates *states);
 extern uint32 EsStatesCount(EsStates *states);
 
 /* Calls visit for each entry, in no order. */
-typedef void (*EsStateVisitor) (EsStateEntry *entry, void *arg);
+typedef void (*EsStateVisitor)(EsStateEntry *entry, void *arg);
 extern void EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg);
 
 /* Direct access to the stored rows of a state table. */
@@ -82,4 +82,4 @@ extern void EsStateRowsClose(EsStateRows *rows);
 /* Raises an error unless the row in slot has the key. */
 extern void EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row);
 
-#endif							/* ES_STATE_H */
+#endif /* ES_STATE_H */

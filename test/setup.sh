@@ -14,7 +14,7 @@
 
 set -eu -o pipefail
 unset MAKEFLAGS MFLAGS MAKELEVEL PGHOST PGPORT PGDATABASE PGUSER PGDATA PGOPTIONS PGSERVICE
-export LC_ALL=C.UTF-8 PGCONNECT_TIMEOUT=60
+export LC_ALL=C.UTF-8 PGCONNECT_TIMEOUT=60 PGISOLATIONTIMEOUT=60
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 OLDEST=15
@@ -38,7 +38,7 @@ die()
 # Ends what this script has started and removes its directory.
 cleanup()
 {
-	local status=$? file pid pids=
+	local status=$? i pids
 
 	trap '' INT TERM HUP
 	if [ -n "$JOB" ]; then
@@ -46,17 +46,28 @@ cleanup()
 		wait_gone 50 "-$JOB" || kill -KILL -- "-$JOB" 2>/dev/null || true
 	fi
 	if [ -n "$WORK" ]; then
-		while read -r file; do
-			pid=$(head -n 1 "$file" 2>/dev/null) || continue
-			kill -QUIT "$pid" 2>/dev/null && pids="$pids $pid"
-		done < <(find "$WORK" -name postmaster.pid 2>/dev/null)
-		for pid in $pids; do
-			wait_gone 100 "$pid" || kill -KILL "$pid" 2>/dev/null || true
+		# Servers have left the group; SIGQUIT is their immediate shutdown.
+		for ((i = 0; i < 100; i++)); do
+			read -ra pids <<<"$(our_processes)"
+			[ ${#pids[@]} -gt 0 ] || break
+			kill "$([ "$i" -lt 50 ] && echo -QUIT || echo -KILL)" "${pids[@]}" 2>/dev/null || true
+			sleep 0.1
 		done
 		rm -rf "$WORK"
 	fi
 	restore_createcluster
 	exit "$status"
+}
+
+# Prints the processes that run programs of the private copy of PostgreSQL.
+our_processes()
+{
+	local process program
+
+	for process in /proc/[0-9]*; do
+		program=$(readlink "$process/exe" 2>/dev/null) || continue
+		[[ "$program" != "$WORK/"* ]] || printf '%s ' "${process#/proc/}"
+	done
 }
 
 # Waits for at most $1 tenths of a second until process (group) $2 has ended.
@@ -178,14 +189,17 @@ prepare()
 
 	command -v apt-get >/dev/null || die "please install: PostgreSQL $OLDEST or later with its" \
 		"development files, and ${need[*]:-nothing else}; this script only knows apt"
-	say "Reading the package lists (apt-get update)."
+	[ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
+		die "there is no sudo; to be installed by root first:" \
+			"$([ -n "${PG_CONFIG:-}" ] || echo "PostgreSQL $OLDEST or later with its development files")" "${need[*]}"
+	say "Packages are missing. Reading the package lists (apt-get update)."
 	apt_get update || say "That failed; going on with the lists that are there."
 	if [ -z "${PG_CONFIG:-}" ]; then
 		[ -n "$NEWEST" ] || choose_version
 		installed "postgresql-$NEWEST" || need+=("postgresql-$NEWEST")
 		need+=("postgresql-server-dev-$NEWEST")
 	fi
-	say "About to install with apt: ${need[*]}"
+	say "About to install with apt$([ "$(id -u)" -eq 0 ] || echo ' and sudo'): ${need[*]}"
 	if [[ " ${need[*]} " == *" postgresql-$NEWEST "* ]]; then
 		apt_get install postgresql-common || die "apt-get failed"
 		without_main_cluster apt_get install "${need[@]}" || die "apt-get failed"

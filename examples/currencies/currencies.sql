@@ -22,6 +22,7 @@ CREATE EXTENSION pg_eventsourcing;
 \echo 'round, how many euros one unit of the currency is worth.'
 \echo
 
+\set ECHO queries
 CREATE TABLE currency (
 	code    text PRIMARY KEY,
 	name    text NOT NULL,
@@ -29,11 +30,14 @@ CREATE TABLE currency (
 	in_euro numeric NOT NULL,
 	since   date NOT NULL
 );
+\set ECHO none
 
+\echo
 \echo 'One function says what each kind of event does to a row of it. It gets the row as it'
 \echo 'was and the event, and returns the row as it is afterwards (NULL: no row any more).'
 \echo
 
+\set ECHO queries
 CREATE FUNCTION currency_apply(state currency, event es.events) RETURNS currency
 LANGUAGE sql IMMUTABLE
 RETURN CASE event.event_type
@@ -52,13 +56,17 @@ RETURN CASE event.event_type
 	WHEN 'CurrencyDeleted' THEN NULL
 	ELSE state
 END;
+\set ECHO none
 
+\echo
 \echo 'A projection ties the two together: from now on, the table follows the events.'
 \echo
 
-SELECT es.create_projection('currency', 'currency', 'currency_apply',
-							aggregate_types => '{currency}') \g /dev/null
+\set ECHO queries
+SELECT es.create_projection('currency', 'currency', 'currency_apply') \g /dev/null
+\set ECHO none
 
+\echo
 \echo '== 3. Things happen'
 \echo
 \echo 'Three currencies are created. Each call adds one event and returns its number'
@@ -105,6 +113,7 @@ FROM es.events ORDER BY position;
 \echo 'by hand. Here the function is corrected ...'
 \echo
 
+\set ECHO queries
 CREATE OR REPLACE FUNCTION currency_apply(state currency, event es.events) RETURNS currency
 LANGUAGE sql IMMUTABLE
 RETURN CASE event.event_type
@@ -123,7 +132,9 @@ RETURN CASE event.event_type
 	WHEN 'CurrencyDeleted' THEN NULL
 	ELSE state
 END;
+\set ECHO none
 
+\echo
 \echo '... and the table is built anew from the events:'
 \echo
 
@@ -149,6 +160,7 @@ SELECT * FROM currency ORDER BY code;
 \set ECHO queries
 DELETE FROM es.events;
 \set ECHO none
+
 \echo
 \echo 'And two people who change the same currency at once do not overwrite each other: who says'
 \echo 'which version he has seen is told when it is out of date.'
