@@ -18,9 +18,11 @@
  * nothing, and neither a unique violation nor a serialization failure comes
  * from it.  A transaction that comes back to such an aggregate must not wait for
  * the lock of somebody who waits for it: if the newest row is its own, the
- * lock is not needed, as its holder has found that row too.  What is lost beyond the limit is the global order of
- * EsAcquireKeyLocks(): two batches of more aggregates than the limit can
- * deadlock, and one of them gets 40P01.
+ * lock is not needed, as its holder has found that row too.
+ *
+ * What is lost beyond the limit is the global order of EsAcquireKeyLocks(): two
+ * batches of more aggregates than the limit can deadlock, and one of them gets
+ * 40P01.
  *
  * Session level locks must not outlive the transaction, nor be held next to a
  * transaction level lock on the same tag, which PREPARE TRANSACTION refuses.
@@ -89,6 +91,7 @@ static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 static void aggregate_keys(ScanKey keys, Datum aggregate_type, Datum aggregate_id);
 static bool find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys,
 						TupleTableSlot *slot);
+static bool is_recent(TransactionId xid);
 static bool newest_is_own(Relation events, EsObject index_object, ScanKey keys, int nkeys);
 static bool fetch_newest(Relation events, Relation index, ScanKey keys, int nkeys,
 						 TupleTableSlot *slot, TransactionId *writer);
@@ -383,25 +386,44 @@ aggregate_keys(ScanKey keys, Datum aggregate_type, Datum aggregate_id)
 /*
  * Fetches the row at the end of the index range that the keys select, waiting
  * for the transaction that inserted it if that is still in progress.
+ *
+ * A scan reads the index page first and asks for the row's fate later.  In
+ * between a transaction beyond the limit, which needs no lock after its own
+ * row, can have inserted the next one and committed.  So the answer counts only if
+ * the row's transaction had ended before the scan began: as the snapshot
+ * says, or because an earlier scan has found it so.
  */
 static bool
 find_newest(Relation events, EsObject index_object, ScanKey keys, int nkeys, TupleTableSlot *slot)
 {
 	Relation index = index_open(EsCatalogOid(index_object), AccessShareLock);
+	TransactionId ended = InvalidTransactionId;
 	TransactionId writer;
-	ItemPointerData tid;
 	bool found;
 
-	while ((found = fetch_newest(events, index, keys, nkeys, slot, &writer)) &&
-		   TransactionIdIsValid(writer))
+	while ((found = fetch_newest(events, index, keys, nkeys, slot, &writer)))
 	{
-		tid = slot->tts_tid;
+		TransactionId xid = inserter(slot);
+		ItemPointerData tid = slot->tts_tid;
+
+		if (!TransactionIdIsValid(writer) && (xid == ended || !is_recent(xid)))
+			break;
 		ExecClearTuple(slot);
-		XactLockTableWait(writer, events, &tid, XLTW_InsertIndex);
+		if (TransactionIdIsValid(writer))
+			XactLockTableWait(writer, events, &tid, XLTW_InsertIndex);
+		ended = xid;
 		CHECK_FOR_INTERRUPTS();
 	}
 	index_close(index, AccessShareLock);
 	return found;
+}
+
+/* Tells whether another transaction may have been in progress a moment ago. */
+static bool
+is_recent(TransactionId xid)
+{
+	return TransactionIdIsNormal(xid) && !TransactionIdIsCurrentTransactionId(xid) &&
+		(!ActiveSnapshotSet() || XidInMVCCSnapshot(xid, GetActiveSnapshot()));
 }
 
 /* Tells whether the row at the end of the index range is the own transaction's. */
@@ -442,13 +464,11 @@ fetch_newest(Relation events, Relation index, ScanKey keys, int nkeys, TupleTabl
 	return found;
 }
 
-/* Returns the transaction that inserted the row. */
+/* Returns the transaction that inserted the row, or that it is frozen. */
 static TransactionId
 inserter(TupleTableSlot *slot)
 {
-	bool isnull;
-
-	return DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+	return HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
 }
 
 /* Tells whether the transaction may build on the row, which is not in progress elsewhere. */

@@ -13,6 +13,9 @@
 #include "parser/parse_relation.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #if PG_VERSION_NUM < 150000
 #error "pg_eventsourcing needs PostgreSQL 15 or later"

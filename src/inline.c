@@ -84,6 +84,7 @@ typedef struct Changes
 PG_FUNCTION_INFO_V1(es_apply_inline);
 
 static void serialize_events(TupleTableSlot **events, int nevents);
+static Bitmapset *wanted_by_any(TupleTableSlot **events, int nevents);
 static Bitmapset *add_key_locks(Bitmapset *locks, EsProjection *projection, Relation target,
 								TupleTableSlot **events, int nevents);
 static Bitmapset *add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
@@ -92,8 +93,8 @@ static void lock_keys(Bitmapset *locks);
 static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
 static void apply_statement(Statement *statement);
+static Bitmapset *wanted_by(Statement *statement);
 static bool apply_in_order(Statement *statement, EsProjection *projection);
-static bool any_match(EsProjection *projection, Statement *statement);
 static bool apply_projection(EsProjection *projection, Statement *statement);
 static void apply_events(Batch *batch, EsProjection *projection, Relation target);
 static void close_events(Batch *batch, EsProjection *projection);
@@ -157,22 +158,34 @@ static void
 apply_statement(Statement *statement)
 {
 	List *projections = EsProjections();
-	int next = 0;
+	Bitmapset *wanted = wanted_by(statement);
+	int next = -1;
 
-	while (next < list_length(projections))
+	while ((next = bms_next_member(wanted, next)) >= 0)
 	{
-		EsProjection *projection = list_nth(projections, next++);
-
-		if (list_member_oid(statement->done, projection->target) ||
-			!any_match(projection, statement))
-			continue;
-		if (!apply_in_order(statement, projection))
+		if (!apply_in_order(statement, list_nth(projections, next)))
 		{
 			/* Its definition has changed: look all up again. */
 			projections = EsProjections();
-			next = 0;
+			wanted = wanted_by(statement);
+			next = -1;
 		}
 	}
+}
+
+/* Returns the places of the projections that want any of the statement's events. */
+static Bitmapset *
+wanted_by(Statement *statement)
+{
+	Bitmapset *wanted = NULL;
+
+	tuplestore_rescan(statement->events);
+	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
+	{
+		CHECK_FOR_INTERRUPTS();
+		wanted = EsProjectionsWanting(wanted, statement->event);
+	}
+	return wanted;
 }
 
 /*
@@ -198,26 +211,23 @@ static void
 serialize_events(TupleTableSlot **events, int nevents)
 {
 	Bitmapset *locks = NULL;
+	Bitmapset *wanted;
 	List *projections;
-	int next = 0;
+	int next = -1;
 
 	EsProjectionsEnter();
 	projections = EsProjections();
-	while (next < list_length(projections))
+	wanted = wanted_by_any(events, nevents);
+	while ((next = bms_next_member(wanted, next)) >= 0)
 	{
-		EsProjection *projection = list_nth(projections, next++);
-		Relation target;
-		int i = 0;
+		EsProjection *projection = list_nth(projections, next);
+		Relation target = EsProjectionOpen(projection, RowExclusiveLock);
 
-		while (i < nevents && !EsProjectionMatches(projection, events[i]))
-			i++;
-		if (i == nevents)
-			continue;
-		target = EsProjectionOpen(projection, RowExclusiveLock);
 		if (target == NULL)
 		{
 			projections = EsProjections();
-			next = 0;
+			wanted = wanted_by_any(events, nevents);
+			next = -1;
 			continue;
 		}
 		locks = add_key_locks(locks, projection, target, events, nevents);
@@ -226,6 +236,17 @@ serialize_events(TupleTableSlot **events, int nevents)
 	lock_keys(locks);
 	bms_free(locks);
 	EsProjectionsLeave();
+}
+
+/* Returns the places of the projections that want any of the events. */
+static Bitmapset *
+wanted_by_any(TupleTableSlot **events, int nevents)
+{
+	Bitmapset *wanted = NULL;
+
+	for (int i = 0; i < nevents; i++)
+		wanted = EsProjectionsWanting(wanted, events[i]);
+	return wanted;
 }
 
 /* Adds the numbers of the locks that the projection needs for the events. */
@@ -307,21 +328,6 @@ check_trigger(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.apply_inline() must be the AFTER INSERT trigger of es.events for each statement")));
-}
-
-/* Says whether the projection wants any of the events, so that its table isn't touched in vain. */
-static bool
-any_match(EsProjection *projection, Statement *statement)
-{
-	bool match = false;
-
-	tuplestore_rescan(statement->events);
-	while (!match && tuplestore_gettupleslot(statement->events, true, false, statement->event))
-	{
-		CHECK_FOR_INTERRUPTS();
-		match = EsProjectionMatches(projection, statement->event);
-	}
-	return match;
 }
 
 /* Applies the events to one projection; false: its definition has changed. */

@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "filter.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "projection.h"
@@ -41,6 +42,8 @@
 
 static MemoryContext registry_context = NULL; /* of registry */
 static List *registry = NIL;
+static EsFilterIndex *by_event_type;
+static EsFilterIndex *by_aggregate_type;
 static bool registry_valid = false;
 static uint64 registry_changes = 0;
 static uint64 fold_changes = 0;
@@ -51,6 +54,7 @@ static uint64 transaction = 1; /* counts this backend's transactions */
 
 static void register_callbacks(void);
 static void load_registry(void);
+static void index_filters(void);
 static List *read_registry(MemoryContext context);
 static EsProjection *load_projection(HeapTuple tuple, TupleDesc desc);
 static List *text_list(Datum array, bool isnull);
@@ -117,6 +121,19 @@ EsProjectionCheckOwner(EsProjection *projection)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of projection \"%s\"", projection->name),
 				 errdetail("A projection belongs to the owner of its state table, \"%s\".", table)));
+}
+
+Bitmapset *
+EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event)
+{
+	bool isnull;
+	Bitmapset *members =
+		bms_intersect(EsFilterIndexFind(by_event_type,
+										slot_getattr(event, ES_EVENT_EVENT_TYPE, &isnull)),
+					  EsFilterIndexFind(by_aggregate_type,
+										slot_getattr(event, ES_EVENT_AGGREGATE_TYPE, &isnull)));
+
+	return bms_join(wanted, members);
 }
 
 bool
@@ -288,7 +305,29 @@ load_registry(void)
 	MemoryContextSetParent(context, CacheMemoryContext);
 	registry_context = context;
 	registry = list;
+	index_filters();
 	registry_valid = true;
+}
+
+/* Indexes the filters of all projections. */
+static void
+index_filters(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(registry_context);
+	List *event_types = NIL;
+	List *aggregate_types = NIL;
+	ListCell *lc;
+
+	foreach(lc, registry)
+	{
+		EsProjection *projection = lfirst(lc);
+
+		event_types = lappend(event_types, projection->event_types);
+		aggregate_types = lappend(aggregate_types, projection->aggregate_types);
+	}
+	by_event_type = EsFilterIndexBuild(event_types);
+	by_aggregate_type = EsFilterIndexBuild(aggregate_types);
+	MemoryContextSwitchTo(old);
 }
 
 /* Returns what es.projection holds now, by name. */

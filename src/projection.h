@@ -10,6 +10,7 @@
 #include "acting.h"
 #include "apply.h"
 #include "key.h"
+#include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
 
@@ -56,6 +57,12 @@ extern EsProjection *EsProjectionFind(const char *name);
 
 /* Raises 42501 unless the current user owns the projection, that is its state table. */
 extern void EsProjectionCheckOwner(EsProjection *projection);
+
+/*
+ * Adds to the set the places, in the list that EsProjections() returns, of the
+ * projections that want the event.  The cost hardly depends on the others.
+ */
+extern Bitmapset *EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event);
 
 /* Says whether the event passes the projection's filters. */
 extern bool EsProjectionMatches(EsProjection *projection, TupleTableSlot *event);

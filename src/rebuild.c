@@ -63,7 +63,7 @@
 #define READ_BATCH    32               /* events whose states are prefetched together */
 #define MAX_READ      (4 * READ_BATCH) /* events to read at once, also where few are folded */
 #define WRITE_BATCH   1000             /* rows that go to the heap at once */
-#define SWAP_WAIT     100              /* milliseconds of one wait for the exclusive lock */
+#define SWAP_WAIT     100              /* milliseconds of the first wait for the exclusive lock */
 #define SWAP_PATIENCE 60000            /* milliseconds of waiting in all, without lock_timeout */
 #define MAX_PART_BITS 31
 
@@ -539,15 +539,21 @@ close_writer(Writer *writer)
 /*
  * Gets AccessExclusiveLock on the table.  While we wait for it, new readers
  * queue behind us, so one wait is short; between two of them they get through.
+ * Where that isn't enough, because there is always some reader, the waits grow.
+ * They become longer than deadlock_timeout: a transaction that has read the
+ * table and now waits for us, to append, will never let us in, and the
+ * deadlock detector is to say so at once.
  */
 static void
 lock_for_swap(Relation target)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	int patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
+	int timeout = SWAP_WAIT;
 
-	while (!try_lock(RelationGetRelid(target), SWAP_WAIT))
+	while (!try_lock(RelationGetRelid(target), timeout))
 	{
+		timeout = Min(timeout * 2, DeadlockTimeout + SWAP_WAIT);
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience))
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

@@ -20,7 +20,7 @@ CREATE TABLE es.events (
 	CONSTRAINT events_pkey PRIMARY KEY (position),
 	CONSTRAINT events_aggregate_key UNIQUE (aggregate_type, aggregate_id, version),
 	CONSTRAINT events_event_id_key UNIQUE (event_id)
-);
+) USING heap;
 
 
 -- By type, source or request, in position order.  B-trees, because a reader
