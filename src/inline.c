@@ -3,9 +3,8 @@
  *	  Projections that are maintained in the writer's transaction.
  *
  * The events of a statement arrive as the transition table of es.events' AFTER
- * INSERT trigger, in position order.  For each projection that wants some of
- * them, the rows of their keys are fetched once, folded in memory, and written
- * once.  Memory is bounded by work_mem: a larger batch is folded in parts.
+ * INSERT trigger, in position order, and each projection that wants some of
+ * them folds them into its rows.
  *
  * Order.  The state must be the fold of the log in position order, also where
  * several aggregates feed one row.  So whoever appends must hold the row's key
@@ -39,9 +38,9 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "inline.h"
+#include "maintain.h"
 #include "miscadmin.h"
 #include "projection.h"
-#include "state.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -62,24 +61,7 @@ typedef struct Statement
 	bool folding; /* user code that runs now must not append */
 } Statement;
 
-/* A statement's events, being applied to one projection. */
-typedef struct Batch
-{
-	Tuplestorestate *events;
-	TupleTableSlot *event;
-	int64 position; /* of the event at work, or the last one of the row at work */
-	EsStateRows *rows;
-	EsStates *states;
-} Batch;
-
 static Statement *running = NULL; /* innermost */
-
-/* Rows to write. */
-typedef struct Changes
-{
-	EsStateEntry **entries;
-	Size count;
-} Changes;
 
 PG_FUNCTION_INFO_V1(es_apply_inline);
 
@@ -96,13 +78,9 @@ static void apply_statement(Statement *statement);
 static Bitmapset *wanted_by(Statement *statement);
 static bool apply_in_order(Statement *statement, EsProjection *projection);
 static bool apply_projection(EsProjection *projection, Statement *statement);
-static void apply_events(Batch *batch, EsProjection *projection, Relation target);
-static void close_events(Batch *batch, EsProjection *projection);
-static void fold_event(Batch *batch, EsFold *fold);
-static void write_states(Batch *batch);
-static void collect_change(EsStateEntry *entry, void *arg);
-static int compare_changes(const void *a, const void *b);
-static void find_event(Batch *batch);
+static void fold_events(EsProjection *projection, Statement *statement,
+						EsMaintenance *maintenance);
+static TupleTableSlot *find_event(Statement *statement, int64 position);
 
 /* Joins the log, which does not know us. */
 void
@@ -336,152 +314,69 @@ apply_projection(EsProjection *projection, Statement *statement)
 {
 	Relation target = EsProjectionOpen(projection, RowExclusiveLock);
 	MemoryContext context = CurrentMemoryContext;
-	Batch batch = {.events = statement->events, .event = statement->event};
+	EsMaintenance *volatile maintenance = NULL;
 
 	if (target == NULL)
 		return false;
 	statement->done = lappend_oid(statement->done, projection->target);
 	PG_TRY();
 	{
-		statement->folding = true;
-		apply_events(&batch, projection, target);
-		statement->folding = false;
-		close_events(&batch, projection);
+		EsFold *fold = EsProjectionFold(projection, target);
+		EsActing acting;
+
+		EsProjectionAct(projection, &acting);
+		maintenance = EsMaintainBegin(projection, fold, target, false);
+		fold_events(projection, statement, maintenance);
+		EsActingEnd(&acting);
+
+		EsActingBegin(&acting, projection->owner, NULL);
+		(void) EsMaintainEnd(maintenance);
+		EsActingEnd(&acting);
 	}
 	PG_CATCH();
 	{
-		find_event(&batch);
-		EsProjectionFailed(projection, TupIsNull(batch.event) ? NULL : batch.event, context);
+		TupleTableSlot *event = NULL;
+
+		if (maintenance != NULL)
+			event = find_event(statement, EsMaintainPosition(maintenance));
+		EsProjectionFailed(projection, event, context);
 	}
 	PG_END_TRY();
 	table_close(target, NoLock);
 	return true;
 }
 
+/* Folds the statement's events and writes the rows.  What runs here must not append. */
 static void
-apply_events(Batch *batch, EsProjection *projection, Relation target)
+fold_events(EsProjection *projection, Statement *statement, EsMaintenance *maintenance)
 {
-	EsFold *fold = EsProjectionFold(projection, target);
-	EsActing acting;
-
-	EsProjectionAct(projection, &acting);
-	batch->rows = EsStateRowsOpen(target, fold->key, !projection->protect);
-	batch->states = EsStatesCreate(fold->key, 16);
-	tuplestore_rescan(batch->events);
-	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
+	statement->folding = true;
+	tuplestore_rescan(statement->events);
+	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
 		bool isnull;
+		int64 position;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!EsProjectionMatches(projection, batch->event))
+		if (!EsProjectionMatches(projection, statement->event))
 			continue;
-		batch->position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
-		EsProjectionAdvance(projection, batch->position);
-		fold_event(batch, fold);
-		if (EsStatesMemory(batch->states) > (Size) work_mem * 1024)
-		{
-			write_states(batch);
-			EsStatesDestroy(batch->states);
-			batch->states = EsStatesCreate(fold->key, 16);
-		}
+		position = DatumGetInt64(slot_getattr(statement->event, ES_EVENT_POSITION, &isnull));
+		EsProjectionAdvance(projection, position);
+		EsMaintainEvent(maintenance, statement->event, position);
 	}
-	write_states(batch);
-	EsStatesDestroy(batch->states);
-	EsActingEnd(&acting);
+	EsMaintainWrite(maintenance);
+	statement->folding = false;
 }
 
-/* Fires the triggers of the state table, when all its rows are written. */
-static void
-close_events(Batch *batch, EsProjection *projection)
-{
-	EsActing acting;
-
-	EsActingBegin(&acting, projection->owner, NULL);
-	EsStateRowsClose(batch->rows);
-	EsActingEnd(&acting);
-}
-
-static void
-fold_event(Batch *batch, EsFold *fold)
-{
-	Datum key[INDEX_MAX_KEYS];
-
-	fold->key_econtext->ecxt_outertuple = batch->event;
-	if (EsKeyEval(fold->key, fold->key_econtext, key))
-	{
-		bool is_new;
-		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key),
-											 &is_new);
-		HeapTuple row;
-
-		if (is_new)
-			EsStateRowsFetch(batch->rows, batch->states, entry);
-		row = EsApplyEvent(fold->apply, fold->econtext, entry->state, batch->event);
-		if (row != entry->state)
-		{
-			EsStatesKeep(batch->states, entry, row);
-			entry->changed = true;
-			entry->last_position = batch->position;
-		}
-		ResetExprContext(fold->econtext);
-	}
-	ResetExprContext(fold->key_econtext);
-}
-
-/*
- * Writes the rows that changed, and makes them visible to the next command.
- * They are written in the order of their last changes, so that a unique value
- * can go from one row to another in a batch as it can event by event.
- */
-static void
-write_states(Batch *batch)
-{
-	Changes changes = {0};
-	Size most = 1 + (Size) EsStatesCount(batch->states);
-
-	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) * most);
-	EsStatesVisit(batch->states, collect_change, &changes);
-	qsort(changes.entries, changes.count, sizeof(EsStateEntry *), compare_changes);
-	for (Size i = 0; i < changes.count; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		batch->position = changes.entries[i]->last_position;
-		EsStateRowsWrite(batch->rows, changes.entries[i]);
-	}
-	pfree(changes.entries);
-	CommandCounterIncrement();
-}
-
-static void
-collect_change(EsStateEntry *entry, void *arg)
-{
-	Changes *changes = arg;
-
-	if (entry->changed)
-		changes->entries[changes->count++] = entry;
-}
-
-static int
-compare_changes(const void *a, const void *b)
-{
-	int64 pa = (*(EsStateEntry *const *) a)->last_position;
-	int64 pb = (*(EsStateEntry *const *) b)->last_position;
-
-	return pa < pb ? -1 : pa > pb;
-}
-
-/* Fetches the event at work again, to name it in an error. */
-static void
-find_event(Batch *batch)
+/* Fetches an event of the statement again, to name it in an error. */
+static TupleTableSlot *
+find_event(Statement *statement, int64 position)
 {
 	bool isnull;
 
-	tuplestore_rescan(batch->events);
-	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
-	{
-		int64 position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
-
-		if (position == batch->position)
-			return;
-	}
+	tuplestore_rescan(statement->events);
+	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
+		if (DatumGetInt64(slot_getattr(statement->event, ES_EVENT_POSITION, &isnull)) == position)
+			return statement->event;
+	return NULL;
 }
