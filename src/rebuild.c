@@ -53,14 +53,14 @@
 #include "position.h"
 #include "rebuild.h"
 #include "state.h"
+#include "storage/bufmgr.h"
 #include "swap.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define READ_BATCH    32               /* events whose states are prefetched together */
-#define MAX_READ      (4 * READ_BATCH) /* events to read at once, also where few are folded */
-#define WRITE_BATCH   1000             /* rows that go to the heap at once */
+#define READ_BATCH    64   /* events whose states are prefetched together */
+#define WRITE_BATCH   1000 /* rows that go to the heap at once */
 #define MAX_PART_BITS 31
 
 /* Writes rows into the new heap. */
@@ -95,6 +95,8 @@ typedef struct Rebuild
 	EsFold *fold;
 	Relation events;
 	Snapshot snapshot;
+	TupleTableSlot *scanned; /* of the log's scan */
+	Buffer page;             /* that all events of the batch are in */
 	ReadEvent batch[READ_BATCH];
 	int nbatch;
 	TupleTableSlot *event; /* at work, to name it in an error; or null */
@@ -116,10 +118,11 @@ static bool fold_part(Rebuild *rebuild);
 static bool try_physical_order(Rebuild *rebuild, bool *fits);
 static bool fold_in_physical_order(Rebuild *rebuild);
 static bool fold_in_position_order(Rebuild *rebuild);
-static void take_event(Rebuild *rebuild);
-static void keep_tuple(ReadEvent *read);
+static bool take_event(Rebuild *rebuild, bool in_position_order);
+static bool stays_in_page(Rebuild *rebuild);
+static ReadEvent *store_event(Rebuild *rebuild);
 static bool fold_batch(Rebuild *rebuild, bool in_position_order);
-static bool fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
+static void fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
 static void clear_batch(Rebuild *rebuild);
 static bool in_part(Rebuild *rebuild, uint32 hash);
 static void forget_misordered(EsStateEntry *entry, void *arg);
@@ -172,8 +175,10 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 
 	rebuild->fold = EsProjectionFold(rebuild->projection, target);
 	rebuild->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	rebuild->scanned = table_slot_create(rebuild->events, NULL);
 	for (int i = 0; i < READ_BATCH; i++)
-		rebuild->batch[i].event = table_slot_create(rebuild->events, NULL);
+		rebuild->batch[i].event =
+			MakeSingleTupleTableSlot(RelationGetDescr(rebuild->events), &TTSOpsHeapTuple);
 	PushActiveSnapshot(GetLatestSnapshot());
 	rebuild->snapshot = GetActiveSnapshot();
 	EsProjectionAct(rebuild->projection, &acting);
@@ -192,6 +197,7 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 	PopActiveSnapshot();
 	for (int i = 0; i < READ_BATCH; i++)
 		ExecDropSingleTupleTableSlot(rebuild->batch[i].event);
+	ExecDropSingleTupleTableSlot(rebuild->scanned);
 	table_close(rebuild->events, NoLock);
 	rebuild->result.rows = rebuild->writer.rows;
 }
@@ -306,22 +312,13 @@ try_physical_order(Rebuild *rebuild, bool *fits)
 static bool
 fold_in_physical_order(Rebuild *rebuild)
 {
-	TableScanDesc scan = table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL,
-											   true, false);
+	TableScanDesc scan =
+		table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL, true, false);
 	bool fits = true;
-	bool more = true;
 
-	while (more && fits)
-	{
-		int nread = 0;
-
-		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
-			   (more = table_scan_getnextslot(scan, ForwardScanDirection,
-											  rebuild->batch[rebuild->nbatch].event)))
-			take_event(rebuild);
-		fits = fold_batch(rebuild, false);
-	}
+	while (fits && table_scan_getnextslot(scan, ForwardScanDirection, rebuild->scanned))
+		fits = take_event(rebuild, false);
+	fits = fits && fold_batch(rebuild, false);
 	clear_batch(rebuild);
 	table_endscan(scan);
 	return fits;
@@ -333,20 +330,11 @@ fold_in_position_order(Rebuild *rebuild)
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	IndexScanDesc scan = EsIndexBeginScan(rebuild->events, index, rebuild->snapshot, 0);
 	bool fits = true;
-	bool more = true;
 
 	index_rescan(scan, NULL, 0, NULL, 0);
-	while (more && fits)
-	{
-		int nread = 0;
-
-		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
-			   (more = index_getnext_slot(scan, ForwardScanDirection,
-										  rebuild->batch[rebuild->nbatch].event)))
-			take_event(rebuild);
-		fits = fold_batch(rebuild, true);
-	}
+	while (fits && index_getnext_slot(scan, ForwardScanDirection, rebuild->scanned))
+		fits = take_event(rebuild, true);
+	fits = fits && fold_batch(rebuild, true);
 	clear_batch(rebuild);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);
@@ -354,75 +342,95 @@ fold_in_position_order(Rebuild *rebuild)
 }
 
 /*
- * Keeps the event just read in the batch, if it is one to fold: the state of
- * its key will be needed soon.
+ * Adds the event just read to the batch, if it is one to fold: the state of
+ * its key will be needed soon.  False: the states have outgrown the memory.
  */
-static void
-take_event(Rebuild *rebuild)
+static bool
+take_event(Rebuild *rebuild, bool in_position_order)
 {
 	EsFold *fold = rebuild->fold;
-	ReadEvent *read = &rebuild->batch[rebuild->nbatch];
+	bool fits = true;
+	ReadEvent *read;
 	bool isnull;
 
 	CHECK_FOR_INTERRUPTS();
-	rebuild->event = read->event;
+	if (!stays_in_page(rebuild) || rebuild->nbatch == READ_BATCH)
+		fits = fold_batch(rebuild, in_position_order);
+	read = store_event(rebuild);
 	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
 	if (read->position > rebuild->mark)
-		return;
+		return fits;
 	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, read->position);
 	if (!EsProjectionMatches(rebuild->projection, read->event))
-		return;
+		return fits;
 	fold->key_econtext->ecxt_outertuple = read->event;
 	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
-		return;
+		return fits;
 	read->hash = EsKeyHash(fold->key, read->key);
 	if (!in_part(rebuild, read->hash))
-		return;
-	keep_tuple(read);
+		return fits;
 	EsStatesPrefetch(rebuild->states, read->hash);
 	rebuild->nbatch++;
+	return fits;
+}
+
+/* Says whether the event just read is in the page that the batch is in. */
+static bool
+stays_in_page(Rebuild *rebuild)
+{
+	return ((BufferHeapTupleTableSlot *) rebuild->scanned)->buffer == rebuild->page;
 }
 
 /*
- * Makes the slot's tuple its own: a scan stores its next tuple where the slot
- * still points to.  The tuple itself stays where it is, in the page that the
- * slot has pinned.
+ * Stores the event just read in the batch's next slot, without a copy: the
+ * batch pins the page that all its events are in, the scan's slot only the one
+ * of its last event.
  */
-static void
-keep_tuple(ReadEvent *read)
+static ReadEvent *
+store_event(Rebuild *rebuild)
 {
-	if (TTS_IS_BUFFERTUPLE(read->event))
-	{
-		HeapTupleTableSlot *slot = (HeapTupleTableSlot *) read->event;
+	BufferHeapTupleTableSlot *scanned = (BufferHeapTupleTableSlot *) rebuild->scanned;
+	ReadEvent *read = &rebuild->batch[rebuild->nbatch];
 
-		if (slot->tuple != &read->tuple)
-			read->tuple = *slot->tuple;
-		slot->tuple = &read->tuple;
+	if (scanned->buffer != rebuild->page)
+	{
+		if (BufferIsValid(rebuild->page))
+			ReleaseBuffer(rebuild->page);
+		IncrBufferRefCount(scanned->buffer);
+		rebuild->page = scanned->buffer;
 	}
-	else
-		ExecMaterializeSlot(read->event);
+	read->tuple = *scanned->base.tuple;
+	ExecStoreHeapTuple(&read->tuple, read->event, false);
+	rebuild->event = read->event;
+	return read;
 }
 
-/* Folds the batch's events into their states; false: they have outgrown the memory. */
+/*
+ * Folds the batch's events into their states and empties it; false: they have
+ * outgrown the memory.
+ */
 static bool
 fold_batch(Rebuild *rebuild, bool in_position_order)
 {
 	for (int i = 0; i < rebuild->nbatch; i++)
 		EsStatesPrefetchRow(rebuild->states, rebuild->batch[i].hash);
 	for (int i = 0; i < rebuild->nbatch; i++)
-		if (!fold_event(rebuild, &rebuild->batch[i], in_position_order))
-			return false;
+		fold_event(rebuild, &rebuild->batch[i], in_position_order);
+	rebuild->nbatch = 0;
+	ResetExprContext(rebuild->fold->econtext);
 	ResetExprContext(rebuild->fold->key_econtext);
-	return true;
+	return rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
+		EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
 }
 
-/* Folds one event into its state; false: the states have outgrown the memory. */
-static bool
+/* Folds one event into its state. */
+static void
 fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
 {
 	EsFold *fold = rebuild->fold;
 	bool is_new;
 	EsStateEntry *entry = EsStatesLookup(rebuild->states, read->key, read->hash, &is_new);
+	HeapTuple row;
 
 	rebuild->event = read->event;
 	if (!in_position_order || rebuild->all_misordered)
@@ -433,16 +441,11 @@ fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
 			entry->misordered = rebuild->misordered = true;
 		entry->last_position = read->position;
 	}
-	if ((entry->misordered || rebuild->all_misordered) == in_position_order)
-	{
-		HeapTuple row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
-
-		if (row != entry->state)
-			EsStatesKeep(rebuild->states, entry, row);
-		ResetExprContext(fold->econtext);
-	}
-	return rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
-		EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
+	if ((entry->misordered || rebuild->all_misordered) != in_position_order)
+		return;
+	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
+	if (row != entry->state)
+		EsStatesKeep(rebuild->states, entry, row);
 }
 
 static void
@@ -450,8 +453,14 @@ clear_batch(Rebuild *rebuild)
 {
 	for (int i = 0; i < READ_BATCH; i++)
 		ExecClearTuple(rebuild->batch[i].event);
-	ResetExprContext(rebuild->fold->key_econtext);
+	ExecClearTuple(rebuild->scanned);
+	if (BufferIsValid(rebuild->page))
+		ReleaseBuffer(rebuild->page);
+	rebuild->page = InvalidBuffer;
+	rebuild->nbatch = 0;
 	rebuild->event = NULL;
+	ResetExprContext(rebuild->fold->econtext);
+	ResetExprContext(rebuild->fold->key_econtext);
 }
 
 static bool
