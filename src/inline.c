@@ -41,6 +41,7 @@
 #include "maintain.h"
 #include "miscadmin.h"
 #include "projection.h"
+#include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -56,6 +57,7 @@ typedef struct Statement
 {
 	struct Statement *outer;
 	Tuplestorestate *events;
+	int pointer; /* to read events with */
 	TupleTableSlot *event;
 	List *done;   /* state tables that the events are applied to, or being so */
 	bool folding; /* user code that runs now must not append */
@@ -78,9 +80,11 @@ static void apply_statement(Statement *statement);
 static Bitmapset *wanted_by(Statement *statement);
 static bool apply_in_order(Statement *statement, EsProjection *projection);
 static bool apply_projection(EsProjection *projection, Statement *statement);
+static void rewind_events(Statement *statement);
+static void maintain_rows(EsProjection *projection, Relation target, Statement *statement,
+						  volatile int64 *position);
 static void fold_events(EsProjection *projection, Statement *statement,
 						EsMaintenance *maintenance);
-static TupleTableSlot *find_event(Statement *statement, int64 position);
 
 /* Joins the log, which does not know us. */
 void
@@ -112,9 +116,7 @@ es_apply_inline(PG_FUNCTION_ARGS)
 		statement.events = trigger->tg_newtable;
 		statement.event = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
 												   &TTSOpsMinimalTuple);
-		tuplestore_select_read_pointer(statement.events,
-									   tuplestore_alloc_read_pointer(statement.events,
-																	 EXEC_FLAG_REWIND));
+		statement.pointer = tuplestore_alloc_read_pointer(statement.events, EXEC_FLAG_REWIND);
 		running = &statement;
 		PG_TRY();
 		{
@@ -157,7 +159,7 @@ wanted_by(Statement *statement)
 {
 	Bitmapset *wanted = NULL;
 
-	tuplestore_rescan(statement->events);
+	rewind_events(statement);
 	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -291,7 +293,8 @@ lock_keys(Bitmapset *locks)
 static bool
 fed_by_many(EsProjection *projection, EsFold *fold)
 {
-	return !fold->key->injective || list_length(projection->aggregate_types) != 1;
+	return fold->apply != NULL &&
+		(!fold->key->injective || list_length(projection->aggregate_types) != 1);
 }
 
 static void
@@ -308,42 +311,61 @@ check_trigger(FunctionCallInfo fcinfo)
 				 errmsg("es.apply_inline() must be the AFTER INSERT trigger of es.events for each statement")));
 }
 
+/* Has the statement's events read from the first one on. */
+static void
+rewind_events(Statement *statement)
+{
+	tuplestore_select_read_pointer(statement->events, statement->pointer);
+	tuplestore_rescan(statement->events);
+}
+
 /* Applies the events to one projection; false: its definition has changed. */
 static bool
 apply_projection(EsProjection *projection, Statement *statement)
 {
 	Relation target = EsProjectionOpen(projection, RowExclusiveLock);
 	MemoryContext context = CurrentMemoryContext;
-	EsMaintenance *volatile maintenance = NULL;
+	volatile int64 position = 0;
 
 	if (target == NULL)
 		return false;
 	statement->done = lappend_oid(statement->done, projection->target);
 	PG_TRY();
 	{
-		EsFold *fold = EsProjectionFold(projection, target);
-		EsActing acting;
-
-		EsProjectionAct(projection, &acting);
-		maintenance = EsMaintainBegin(projection, fold, target, false);
-		fold_events(projection, statement, maintenance);
-		EsActingEnd(&acting);
-
-		EsActingBegin(&acting, projection->owner, NULL);
-		(void) EsMaintainEnd(maintenance);
-		EsActingEnd(&acting);
+		if (projection->apply != NULL)
+			maintain_rows(projection, target, statement, &position);
+		else
+			EsStatementsRun(projection, target, statement->events, &position);
 	}
 	PG_CATCH();
 	{
-		TupleTableSlot *event = NULL;
-
-		if (maintenance != NULL)
-			event = find_event(statement, EsMaintainPosition(maintenance));
-		EsProjectionFailed(projection, event, context);
+		rewind_events(statement);
+		EsProjectionFailed(projection,
+						   EsProjectionFindEvent(statement->events, statement->event, position),
+						   context);
 	}
 	PG_END_TRY();
 	table_close(target, NoLock);
 	return true;
+}
+
+/* Folds the statement's events into the projection's rows. */
+static void
+maintain_rows(EsProjection *projection, Relation target, Statement *statement,
+			  volatile int64 *position)
+{
+	EsFold *fold = EsProjectionFold(projection, target);
+	EsMaintenance *maintenance;
+	EsActing acting;
+
+	EsProjectionAct(projection, &acting);
+	maintenance = EsMaintainBegin(projection, fold, target, false, position);
+	fold_events(projection, statement, maintenance);
+	EsActingEnd(&acting);
+
+	EsActingBegin(&acting, projection->owner, NULL);
+	(void) EsMaintainEnd(maintenance);
+	EsActingEnd(&acting);
 }
 
 /* Folds the statement's events and writes the rows.  What runs here must not append. */
@@ -351,7 +373,7 @@ static void
 fold_events(EsProjection *projection, Statement *statement, EsMaintenance *maintenance)
 {
 	statement->folding = true;
-	tuplestore_rescan(statement->events);
+	rewind_events(statement);
 	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
 		bool isnull;
@@ -366,17 +388,4 @@ fold_events(EsProjection *projection, Statement *statement, EsMaintenance *maint
 	}
 	EsMaintainWrite(maintenance);
 	statement->folding = false;
-}
-
-/* Fetches an event of the statement again, to name it in an error. */
-static TupleTableSlot *
-find_event(Statement *statement, int64 position)
-{
-	bool isnull;
-
-	tuplestore_rescan(statement->events);
-	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
-		if (DatumGetInt64(slot_getattr(statement->event, ES_EVENT_POSITION, &isnull)) == position)
-			return statement->event;
-	return NULL;
 }

@@ -20,7 +20,7 @@ struct EsMaintenance
 	EsFold *fold;
 	EsStateRows *rows;
 	EsStates *states;
-	int64 position;
+	volatile int64 *position;
 };
 
 /* Rows to write. */
@@ -34,14 +34,15 @@ static void collect_change(EsStateEntry *entry, void *arg);
 static int compare_changes(const void *a, const void *b);
 
 EsMaintenance *
-EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target, bool quiet)
+EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target, bool quiet,
+				volatile int64 *position)
 {
 	EsMaintenance *maintenance = palloc(sizeof(EsMaintenance));
 
 	maintenance->fold = fold;
 	maintenance->rows = EsStateRowsOpen(target, fold->key, !projection->protect, quiet);
 	maintenance->states = EsStatesCreate(fold->key, 16);
-	maintenance->position = 0;
+	maintenance->position = position;
 	return maintenance;
 }
 
@@ -51,7 +52,7 @@ EsMaintainEvent(EsMaintenance *maintenance, TupleTableSlot *event, int64 positio
 	EsFold *fold = maintenance->fold;
 	Datum key[INDEX_MAX_KEYS];
 
-	maintenance->position = position;
+	*maintenance->position = position;
 	fold->key_econtext->ecxt_outertuple = event;
 	if (EsKeyEval(fold->key, fold->key_econtext, key))
 	{
@@ -97,7 +98,7 @@ EsMaintainWrite(EsMaintenance *maintenance)
 	for (Size i = 0; i < changes.count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		maintenance->position = changes.entries[i]->last_position;
+		*maintenance->position = changes.entries[i]->last_position;
 		EsStateRowsWrite(maintenance->rows, changes.entries[i]);
 	}
 	pfree(changes.entries);
@@ -113,12 +114,6 @@ EsMaintainEnd(EsMaintenance *maintenance)
 	gained = EsStateRowsClose(maintenance->rows);
 	pfree(maintenance);
 	return gained;
-}
-
-int64
-EsMaintainPosition(EsMaintenance *maintenance)
-{
-	return maintenance->position;
 }
 
 static void

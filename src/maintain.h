@@ -14,10 +14,11 @@ typedef struct EsMaintenance EsMaintenance;
 /*
  * Starts to maintain the rows of target, which the caller has opened with
  * RowExclusiveLock, acting as the projection's owner.  quiet: fire none of its
- * triggers, foreign keys' included.
+ * triggers, foreign keys' included.  *position is set to the event at work, or
+ * to the last one of the row at work.
  */
 extern EsMaintenance *EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target,
-									  bool quiet);
+									  bool quiet, volatile int64 *position);
 
 /* Folds the next event, in position order, that the projection wants. */
 extern void EsMaintainEvent(EsMaintenance *maintenance, TupleTableSlot *event, int64 position);
@@ -30,8 +31,5 @@ extern void EsMaintainWrite(EsMaintenance *maintenance);
  * how many rows the table has gained.
  */
 extern int64 EsMaintainEnd(EsMaintenance *maintenance);
-
-/* Returns the position of the event at work, or of the last one of the row at work. */
-extern int64 EsMaintainPosition(EsMaintenance *maintenance);
 
 #endif /* ES_MAINTAIN_H */

@@ -548,6 +548,7 @@ catch_up(Rebuild *rebuild)
 	MemoryContext context = CurrentMemoryContext;
 	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	volatile int64 position = 0;
 	EsMaintenance *maintenance;
 	IndexScanDesc scan;
 	ScanKeyData key;
@@ -558,7 +559,8 @@ catch_up(Rebuild *rebuild)
 	EsProjectionAct(rebuild->projection, &acting);
 	PG_TRY();
 	{
-		maintenance = EsMaintainBegin(rebuild->projection, rebuild->fold, rebuild->target, true);
+		maintenance = EsMaintainBegin(rebuild->projection, rebuild->fold, rebuild->target, true,
+									  &position);
 		scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 1);
 		ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(rebuild->mark));
 		index_rescan(scan, &key, 1, NULL, 0);
