@@ -56,7 +56,8 @@ SELECT * FROM pg_temp.check_projections();
 DROP TABLE bank.open CASCADE;
 
 -- DDL on the table.  A function that names its columns in SQL is kept up by PostgreSQL.
-ALTER TABLE bank.account ADD COLUMN note text DEFAULT 'new';
+ALTER TABLE bank.account ADD COLUMN note text;
+ALTER TABLE bank.account ALTER COLUMN note SET DEFAULT 'new';
 SELECT es.append('account', '1', 'Deposited', '{"amount": 1}');
 SELECT es.append('account', '2', 'Deposited', '{"amount": 2}');
 TABLE bank.account ORDER BY id;
@@ -308,6 +309,35 @@ SET ROLE regress_es_owner;
 SELECT events, rows FROM es.replay('secret');
 TABLE vault.secret;
 RESET ROLE;
+-- A writer's temporary objects are not taken for the owner's.
+CREATE DOMAIN vault.amount AS numeric;
+CREATE TABLE vault.total (id text PRIMARY KEY, n numeric);
+ALTER TABLE vault.total OWNER TO regress_es_owner;
+SET search_path = vault;
+CREATE FUNCTION total_apply(state total, event es.events) RETURNS total LANGUAGE sql IMMUTABLE AS $$
+	SELECT ROW(event.aggregate_id, coalesce(state.n, 0) + (event.data->>'n')::amount)::total
+$$;
+CREATE FUNCTION total_called(state total, event es.events) RETURNS total LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + (event.data->>'n')::amount)::total;
+END $$;
+GRANT USAGE ON TYPE amount TO regress_es_owner;
+SELECT es.create_projection('total', 'total', 'total_apply', aggregate_types => '{total}');
+RESET search_path;
+SET ROLE regress_es_appender;
+SELECT es.append('total', '1', 'X', '{"n": 1.5}');
+CREATE DOMAIN pg_temp.amount AS numeric(3, 0);
+CREATE TEMP TABLE total (id text, n text);
+SELECT es.append('total', '1', 'X', '{"n": 1.6}');
+RESET ROLE;
+SELECT rows FROM es.replay('total', apply => 'vault.total_called');
+SET ROLE regress_es_appender;
+SELECT es.append('total', '1', 'X', '{"n": 1.7}');
+RESET ROLE;
+TABLE vault.total;
+SELECT rows FROM es.replay('total');
+TABLE vault.total;
+SELECT es.drop_projection('total');
 -- The owner loses a right that the projection needs.
 REVOKE ALL ON FUNCTION vault.secret_apply FROM regress_es_owner;
 SELECT es.append('secret', '1', 'X');

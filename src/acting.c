@@ -8,6 +8,10 @@
  * the writers did.  So we pin the role, and the settings that change what
  * names, casts and literals mean.
  *
+ * A session's temporary objects come first in every search_path that does not
+ * mention them.  A writer could give the owner's code his own type or table
+ * that way, so the pinned search_path mentions them, last.
+ *
  * Setting a GUC costs more than folding an event, so only those that differ
  * are set, and callers pass no settings for code that can't depend on them.
  */
@@ -15,6 +19,7 @@
 
 #include "access/transam.h"
 #include "acting.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type_d.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -25,6 +30,9 @@
 static const char *const pinned_settings[] = {
 	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"};
 
+#define TEMP_LAST ", pg_temp"
+
+static bool is_in_force(const char *name, const char *value, const char *current);
 static bool is_user_function(Oid function, void *context);
 static bool calls_user_function(Node *node, void *context);
 
@@ -53,7 +61,7 @@ EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 			elog(ERROR, "malformed setting \"%s\"", name);
 		*value++ = '\0';
 		current = GetConfigOption(name, true, false);
-		if (current != NULL && strcmp(current, value) != 0)
+		if (current != NULL && !is_in_force(name, value, current))
 		{
 			if (acting->guc_level == 0)
 				acting->guc_level = NewGUCNestLevel();
@@ -79,8 +87,15 @@ EsActingSettings(void)
 	Datum items[lengthof(pinned_settings)];
 
 	for (int i = 0; i < (int) lengthof(pinned_settings); i++)
-		items[i] = CStringGetTextDatum(psprintf("%s=%s", pinned_settings[i],
-												GetConfigOption(pinned_settings[i], false, false)));
+	{
+		const char *name = pinned_settings[i];
+		const char *value = GetConfigOption(name, false, false);
+		bool add_temp = strcmp(name, "search_path") == 0 && strstr(value, "pg_temp") == NULL;
+
+		items[i] = CStringGetTextDatum(psprintf("%s=%s%s", name, value,
+												!add_temp ? "" : value[0] == '\0' ? "pg_temp"
+																				  : TEMP_LAST));
+	}
 	return construct_array(items, lengthof(pinned_settings), TEXTOID, -1, false, TYPALIGN_INT);
 }
 
@@ -88,6 +103,21 @@ bool
 EsActingNeedsSettings(Node *expr)
 {
 	return contain_mutable_functions(expr) || calls_user_function(expr, NULL);
+}
+
+/*
+ * Says whether a setting need not be set: it has the value already, or would
+ * only put a temporary schema last that the session does not have.
+ */
+static bool
+is_in_force(const char *name, const char *value, const char *current)
+{
+	size_t length = strlen(current);
+
+	if (strcmp(value, current) == 0)
+		return true;
+	return strncmp(value, current, length) == 0 && strcmp(value + length, TEMP_LAST) == 0 &&
+		strcmp(name, "search_path") == 0 && !OidIsValid(LookupNamespaceNoError("pg_temp"));
 }
 
 /* Says whether a function is not PostgreSQL's own, so that its body may use any setting. */
