@@ -22,6 +22,8 @@ static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_POSITION_SEQ] = "events_position_seq",
 	[ES_OBJECT_PROJECTION] = "projection",
 	[ES_OBJECT_PROJECTION_PKEY] = "projection_pkey",
+	[ES_OBJECT_HANDLER] = "projection_handler",
+	[ES_OBJECT_HANDLER_KEY] = "projection_handler_key",
 };
 
 static Oid object_oids[ES_NOBJECTS];

@@ -38,6 +38,8 @@ typedef enum EsObject
 	ES_OBJECT_POSITION_SEQ,     /* es.events_position_seq */
 	ES_OBJECT_PROJECTION,       /* es.projection, the registry */
 	ES_OBJECT_PROJECTION_PKEY,  /* its index on (name) */
+	ES_OBJECT_HANDLER,          /* es.projection_handler, the statements */
+	ES_OBJECT_HANDLER_KEY,      /* its index on (projection, event_type) */
 	ES_NOBJECTS
 } EsObject;
 

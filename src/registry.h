@@ -25,6 +25,17 @@ typedef enum EsProjectionColumn
 
 #define ES_PROJECTION_NCOLUMNS ES_PROJECTION_SETTINGS
 
+/* Columns of es.projection_handler, in their order. */
+typedef enum EsHandlerColumn
+{
+	ES_HANDLER_PROJECTION = 1,
+	ES_HANDLER_EVENT_TYPE,
+	ES_HANDLER_BATCH,
+	ES_HANDLER_STATEMENT
+} EsHandlerColumn;
+
+#define ES_HANDLER_NCOLUMNS ES_HANDLER_STATEMENT
+
 /* A new row of es.projection. */
 typedef struct EsRegistryRow
 {

@@ -3,7 +3,7 @@
 CREATE TABLE es.projection (
 	name            text COLLATE "C" NOT NULL,
 	target          regclass NOT NULL,
-	apply           text     NOT NULL,
+	apply           text,
 	key             text,
 	aggregate_types text[],
 	event_types     text[],
@@ -15,12 +15,41 @@ CREATE TABLE es.projection (
 );
 SELECT pg_catalog.pg_extension_config_dump('es.projection', '');
 
+-- Statements of projections that have no apply function.  A null event_type
+-- stands for every type that has no statement of its own.
+
+CREATE TABLE es.projection_handler (
+	projection text COLLATE "C" NOT NULL,
+	event_type text COLLATE "C",
+	batch      boolean NOT NULL,
+	statement  text NOT NULL,
+	CONSTRAINT projection_handler_key UNIQUE NULLS NOT DISTINCT (projection, event_type)
+);
+SELECT pg_catalog.pg_extension_config_dump('es.projection_handler', '');
+
+COMMENT ON TABLE es.projection_handler IS
+'Statements of projections; read them through the view es.projection_handlers';
+
+CREATE VIEW es.projection_handlers AS
+SELECT h.projection,
+       h.event_type,
+       CASE WHEN h.batch THEN 'batch' ELSE 'statement' END AS kind,
+       h.statement
+  FROM es.projection_handler AS h;
+
+COMMENT ON VIEW es.projection_handlers IS
+'Statements that keep the statement and batch projections, by event type; null: every other type';
+
 COMMENT ON TABLE es.projection IS
 'Registry of projections; read it through the view es.projections';
 
 CREATE VIEW es.projections AS
 SELECT p.name,
-       'fold'::text AS kind,
+       CASE WHEN p.apply IS NOT NULL THEN 'fold'
+            WHEN EXISTS (SELECT FROM es.projection_handler AS h
+                          WHERE h.projection = p.name AND h.batch) THEN 'batch'
+            ELSE 'statement'
+       END AS kind,
        p.target,
        p.mode,
        'running'::text AS status,
@@ -50,6 +79,20 @@ AS 'MODULE_PATHNAME', 'es_create_projection';
 
 COMMENT ON FUNCTION es.create_projection(text, regclass, text, text, text[], text[], text, text, boolean, boolean) IS
 'Makes a table a state table: its rows are folded from the events by the apply function. Existing rows are replaced by the fold of the existing events, unless populate is false. Waits for, and holds off, all writers of es.events until the transaction ends';
+
+CREATE FUNCTION es.set_handler(projection text, event_type text, statement text)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_set_handler';
+
+COMMENT ON FUNCTION es.set_handler(text, text, text) IS
+'Sets the statement that a projection runs for each event of a type (null: every other type); a null statement removes it. In it, event.column is the event''s column and event the whole row';
+
+CREATE FUNCTION es.set_batch_handler(projection text, statement text)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_set_batch_handler';
+
+COMMENT ON FUNCTION es.set_batch_handler(text, text) IS
+'Sets the statement that a projection runs once for many events, which it reads from the relation events; null removes it';
 
 CREATE FUNCTION es.drop_projection(name text)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -108,4 +151,8 @@ COMMENT ON FUNCTION es.registry_changed() IS
 
 CREATE TRIGGER projection_changed
 	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON es.projection
+	FOR EACH STATEMENT EXECUTE FUNCTION es.registry_changed();
+
+CREATE TRIGGER projection_handler_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON es.projection_handler
 	FOR EACH STATEMENT EXECUTE FUNCTION es.registry_changed();
