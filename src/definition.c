@@ -27,6 +27,8 @@
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
+#include "handler.h"
+#include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -42,6 +44,8 @@ typedef struct Definition
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
+PG_FUNCTION_INFO_V1(es_set_handler);
+PG_FUNCTION_INFO_V1(es_set_batch_handler);
 PG_FUNCTION_INFO_V1(es_refuse_direct_write);
 PG_FUNCTION_INFO_V1(es_forget_dropped);
 PG_FUNCTION_INFO_V1(es_follow_ddl);
@@ -55,6 +59,12 @@ static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
 static void populate(const char *name);
+static void set_handler(const char *name, const char *event_type, bool batch, const char *statement);
+static EsProjection *open_for_handler(const char *name, bool batch, Relation *target);
+static void check_statement(EsProjection *projection, bool batch, const char *statement);
+static void depend_on_statements(EsProjection *projection, Relation target);
+static bool was_touched(EsProjection *projection);
+static void follow_statements(EsProjection *projection);
 static void look_for_dropped(EsProjection *projection, bool *projection_dropped,
 							 bool *function_dropped);
 
@@ -78,11 +88,12 @@ es_create_projection(PG_FUNCTION_ARGS)
 	EsProjectionsEnter();
 	check_unused(&definition);
 	check_target(target);
-	compile_definition(&definition, target);
+	if (definition.apply != NULL)
+		compile_definition(&definition, target);
 	table_close(target, NoLock);
 
 	EsRegistryAdd(&definition.row);
-	if (definition.populate)
+	if (definition.populate && definition.apply != NULL)
 		populate(definition.row.name);
 	EsProjectionsLeave();
 	PG_RETURN_VOID();
@@ -118,9 +129,30 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* es.set_handler(): sets, replaces or (null) removes the statement of an event type. */
+Datum
+es_set_handler(PG_FUNCTION_ARGS)
+{
+	PreventCommandIfReadOnly("es.set_handler()");
+	set_handler(text_argument(fcinfo, 0, "projection", true),
+				text_argument(fcinfo, 1, "event_type", false), false,
+				text_argument(fcinfo, 2, "statement", false));
+	PG_RETURN_VOID();
+}
+
+/* es.set_batch_handler(): sets, replaces or (null) removes the statement for many events. */
+Datum
+es_set_batch_handler(PG_FUNCTION_ARGS)
+{
+	PreventCommandIfReadOnly("es.set_batch_handler()");
+	set_handler(text_argument(fcinfo, 0, "projection", true), NULL, true,
+				text_argument(fcinfo, 1, "statement", false));
+	PG_RETURN_VOID();
+}
+
 /*
  * es.refuse_direct_write(): trigger before any statement that changes a state
- * table.  The projection itself doesn't use statements.
+ * table.  Folds don't use statements.
  */
 Datum
 es_refuse_direct_write(PG_FUNCTION_ARGS)
@@ -131,6 +163,8 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.refuse_direct_write() must be called as a trigger")));
+	if (EsStatementsWriting(RelationGetRelid(trigger->tg_relation)))
+		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROTECTED_STATE),
 			 errmsg("table \"%s\" is a state table and cannot be changed directly",
@@ -157,7 +191,10 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		EsRegistryFollow(projection->name, projection->target, projection->apply);
+		if (projection->apply != NULL)
+			EsRegistryFollow(projection->name, projection->target, projection->apply);
+		else if (projection->statements != NIL && was_touched(projection))
+			follow_statements(projection);
 	}
 	EsProjectionsLeave();
 	PG_RETURN_NULL();
@@ -225,11 +262,12 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 	definition->populate = boolean_argument(fcinfo, 9, "populate");
 	definition->row.settings = EsActingSettings();
 
-	if (definition->apply == NULL)
+	if (definition->apply == NULL && definition->row.key != NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 errmsg("projection \"%s\" has no apply function", definition->row.name),
-				 errhint("Give apply the name of a function (state, es.events) -> state.")));
+				 errmsg("projection \"%s\" has a key but no apply function", definition->row.name),
+				 errhint("Give apply the name of a function (state, es.events) -> state, "
+						 "or leave out key and set statements with es.set_handler().")));
 	if (strcmp(definition->row.mode, "inline") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -423,6 +461,136 @@ populate(const char *name)
 	if (target == NULL)
 		elog(ERROR, "projection \"%s\" has changed while it was created", name);
 	(void) EsRebuild(projection, target);
+	table_close(target, NoLock);
+}
+
+/*
+ * Changes the statements of a projection.  ShareRowExclusiveLock on the state
+ * table waits for those who have run the old ones.
+ */
+static void
+set_handler(const char *name, const char *event_type, bool batch, const char *statement)
+{
+	Relation target;
+	EsProjection *projection;
+
+	EsProjectionsEnter();
+	projection = open_for_handler(name, batch, &target);
+	if (statement != NULL)
+		check_statement(projection, batch, statement);
+	if (!EsRegistrySetHandler(name, event_type, batch, statement) && statement == NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_UNKNOWN_NAME),
+				 event_type == NULL ?
+				 errmsg("projection \"%s\" has no such statement", name) :
+				 errmsg("projection \"%s\" has no statement for events of type \"%s\"", name, event_type),
+				 errhint("The view es.projection_handlers lists them.")));
+	table_close(target, NoLock);
+
+	projection = open_for_handler(name, batch, &target);
+	depend_on_statements(projection, target);
+	table_close(target, NoLock);
+	EsProjectionsLeave();
+}
+
+/* Opens the state table of a projection that may get such a statement. */
+static EsProjection *
+open_for_handler(const char *name, bool batch, Relation *target)
+{
+	EsProjection *projection;
+
+	do
+	{
+		projection = EsProjectionFind(name);
+		EsProjectionCheckOwner(projection);
+		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	} while (*target == NULL);
+	if (projection->apply != NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("projection \"%s\" has an apply function and takes no statements", name),
+				 errhint("Create a projection without apply.")));
+	if (projection->statements != NIL && projection->batch != batch)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 batch ? errmsg("projection \"%s\" has statements for single events", name) :
+				 errmsg("projection \"%s\" has a statement for batches", name),
+				 errhint("A projection has the one or the other; remove it first, by setting it to null.")));
+	return projection;
+}
+
+/* Compiles a statement as the projection's owner, to see that it can be. */
+static void
+check_statement(EsProjection *projection, bool batch, const char *statement)
+{
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	EsActing acting;
+
+	EsActingBegin(&acting, projection->owner, projection->settings);
+	SPI_connect();
+	(void) EsHandlerCompile(statement, events, batch);
+	SPI_finish();
+	EsActingEnd(&acting);
+	table_close(events, NoLock);
+}
+
+/* Makes the projection depend on all that its statements use. */
+static void
+depend_on_statements(EsProjection *projection, Relation target)
+{
+	EsFold *fold = EsProjectionFold(projection, target);
+	List *queries = NIL;
+	ListCell *lc;
+
+	foreach (lc, fold->handlers)
+		queries = list_concat(queries, EsHandlerQueries(lfirst(lc)));
+	EsRegistryDepend(projection->target, queries);
+}
+
+/*
+ * Says whether the running command has changed something that the projection's
+ * statements use, or created its trigger again.
+ */
+static bool
+was_touched(EsProjection *projection)
+{
+	Oid argtypes[1] = {OIDOID};
+	Datum args[1] = {ObjectIdGetDatum(projection->target)};
+	bool touched;
+
+	SPI_connect();
+	if (SPI_execute_with_args(
+			"SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() AS c"
+			"  JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) $1"
+			"   AND t.tgname OPERATOR(pg_catalog.=) 'es_protect'"
+			" WHERE c.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass"
+			"    OR c.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
+			"   AND c.objid OPERATOR(pg_catalog.=) t.oid"
+			"    OR EXISTS (SELECT FROM pg_catalog.pg_depend AS d"
+			"                WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
+			"                  AND d.objid OPERATOR(pg_catalog.=) t.oid"
+			"                  AND d.refclassid OPERATOR(pg_catalog.=) c.classid"
+			"                  AND d.refobjid OPERATOR(pg_catalog.=) c.objid)",
+			1, argtypes, args, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the commands that were run");
+	touched = SPI_processed > 0;
+	SPI_finish();
+	return touched;
+}
+
+/*
+ * Compiles the statements anew: if the command has made one invalid, such as by
+ * renaming a table, it is refused here.
+ */
+static void
+follow_statements(EsProjection *projection)
+{
+	Relation target = EsProjectionOpen(projection, AccessShareLock);
+
+	if (target == NULL)
+		return;
+	EsProjectionReset(projection);
+	depend_on_statements(projection, target);
 	table_close(target, NoLock);
 }
 

@@ -42,6 +42,7 @@
 #include "miscadmin.h"
 #include "projection.h"
 #include "state.h"
+#include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -57,6 +58,7 @@ typedef struct Statement
 {
 	struct Statement *outer;
 	Tuplestorestate *events;
+	int pointer; /* to read events with */
 	TupleTableSlot *event;
 	List *done;   /* state tables that the events are applied to, or being so */
 	bool folding; /* user code that runs now must not append */
@@ -94,6 +96,7 @@ static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
 static void apply_statement(Statement *statement);
 static Bitmapset *wanted_by(Statement *statement);
+static void rewind_events(Statement *statement);
 static bool apply_in_order(Statement *statement, EsProjection *projection);
 static bool apply_projection(EsProjection *projection, Statement *statement);
 static void apply_events(Batch *batch, EsProjection *projection, Relation target);
@@ -102,7 +105,6 @@ static void fold_event(Batch *batch, EsFold *fold);
 static void write_states(Batch *batch);
 static void collect_change(EsStateEntry *entry, void *arg);
 static int compare_changes(const void *a, const void *b);
-static void find_event(Batch *batch);
 
 /* Joins the log, which does not know us. */
 void
@@ -134,9 +136,7 @@ es_apply_inline(PG_FUNCTION_ARGS)
 		statement.events = trigger->tg_newtable;
 		statement.event = MakeSingleTupleTableSlot(RelationGetDescr(trigger->tg_relation),
 												   &TTSOpsMinimalTuple);
-		tuplestore_select_read_pointer(statement.events,
-									   tuplestore_alloc_read_pointer(statement.events,
-																	 EXEC_FLAG_REWIND));
+		statement.pointer = tuplestore_alloc_read_pointer(statement.events, EXEC_FLAG_REWIND);
 		running = &statement;
 		PG_TRY();
 		{
@@ -179,13 +179,21 @@ wanted_by(Statement *statement)
 {
 	Bitmapset *wanted = NULL;
 
-	tuplestore_rescan(statement->events);
+	rewind_events(statement);
 	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
 		CHECK_FOR_INTERRUPTS();
 		wanted = EsProjectionsWanting(wanted, statement->event);
 	}
 	return wanted;
+}
+
+/* Has the statement's events read from the first one on. */
+static void
+rewind_events(Statement *statement)
+{
+	tuplestore_select_read_pointer(statement->events, statement->pointer);
+	tuplestore_rescan(statement->events);
 }
 
 /*
@@ -313,7 +321,8 @@ lock_keys(Bitmapset *locks)
 static bool
 fed_by_many(EsProjection *projection, EsFold *fold)
 {
-	return !fold->key->injective || list_length(projection->aggregate_types) != 1;
+	return fold->apply != NULL &&
+		(!fold->key->injective || list_length(projection->aggregate_types) != 1);
 }
 
 static void
@@ -343,15 +352,23 @@ apply_projection(EsProjection *projection, Statement *statement)
 	statement->done = lappend_oid(statement->done, projection->target);
 	PG_TRY();
 	{
-		statement->folding = true;
-		apply_events(&batch, projection, target);
-		statement->folding = false;
-		close_events(&batch, projection);
+		if (projection->apply == NULL)
+			EsStatementsRun(projection, target, batch.events, &batch.position);
+		else
+		{
+			rewind_events(statement);
+			statement->folding = true;
+			apply_events(&batch, projection, target);
+			statement->folding = false;
+			close_events(&batch, projection);
+		}
 	}
 	PG_CATCH();
 	{
-		find_event(&batch);
-		EsProjectionFailed(projection, TupIsNull(batch.event) ? NULL : batch.event, context);
+		rewind_events(statement);
+		EsProjectionFailed(projection,
+						   EsProjectionFindEvent(batch.events, batch.event, batch.position),
+						   context);
 	}
 	PG_END_TRY();
 	table_close(target, NoLock);
@@ -367,7 +384,6 @@ apply_events(Batch *batch, EsProjection *projection, Relation target)
 	EsProjectionAct(projection, &acting);
 	batch->rows = EsStateRowsOpen(target, fold->key, !projection->protect);
 	batch->states = EsStatesCreate(fold->key, 16);
-	tuplestore_rescan(batch->events);
 	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
 	{
 		bool isnull;
@@ -468,20 +484,4 @@ compare_changes(const void *a, const void *b)
 	int64 pb = (*(EsStateEntry *const *) b)->last_position;
 
 	return pa < pb ? -1 : pa > pb;
-}
-
-/* Fetches the event at work again, to name it in an error. */
-static void
-find_event(Batch *batch)
-{
-	bool isnull;
-
-	tuplestore_rescan(batch->events);
-	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
-	{
-		int64 position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
-
-		if (position == batch->position)
-			return;
-	}
 }

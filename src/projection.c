@@ -28,7 +28,9 @@
 #include "compat.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "filter.h"
+#include "handler.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "projection.h"
@@ -57,10 +59,14 @@ static void load_registry(void);
 static void index_filters(void);
 static List *read_registry(MemoryContext context);
 static EsProjection *load_projection(HeapTuple tuple, TupleDesc desc);
+static void read_statements(List *projections, Snapshot snapshot, MemoryContext context);
 static List *text_list(Datum array, bool isnull);
 static void discard_registry(void);
 static void discard(MemoryContext context);
 static void compile(EsProjection *projection, Relation target);
+static void compile_fold(EsProjection *projection, Relation target, Relation events,
+						 EsFold *fold);
+static void compile_statements(EsProjection *projection, Relation events, EsFold *fold);
 static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn column);
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
@@ -196,7 +202,8 @@ void
 EsProjectionAct(EsProjection *projection, EsActing *acting)
 {
 	EsFold *fold = projection->fold;
-	bool pinned = fold == NULL || fold->key->pinned || EsApplyPinned(fold->apply);
+	bool pinned = fold == NULL || fold->apply == NULL || fold->key->pinned ||
+		EsApplyPinned(fold->apply);
 
 	EsActingBegin(acting, projection->owner, pinned ? projection->settings : NULL);
 }
@@ -242,6 +249,17 @@ EsProjectionToBlame(ErrorData *error)
 		category != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
 		error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
 		error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED;
+}
+
+TupleTableSlot *
+EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event, int64 position)
+{
+	bool isnull;
+
+	while (tuplestore_gettupleslot(events, true, false, event))
+		if (DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull)) == position)
+			return event;
+	return NULL;
 }
 
 /*
@@ -347,6 +365,7 @@ read_registry(MemoryContext context)
 	MemoryContextSwitchTo(old);
 	registry_relation = RelationGetRelid(relation);
 	systable_endscan_ordered(scan);
+	read_statements(list, snapshot, context);
 	UnregisterSnapshot(snapshot);
 	index_close(index, AccessShareLock);
 	table_close(relation, AccessShareLock);
@@ -365,7 +384,7 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 	heap_deform_tuple(tuple, desc, values, nulls);
 	projection->name = TextDatumGetCString(VALUE(NAME));
 	projection->target = DatumGetObjectId(VALUE(TARGET));
-	projection->apply = TextDatumGetCString(VALUE(APPLY));
+	projection->apply = ISNULL(APPLY) ? NULL : TextDatumGetCString(VALUE(APPLY));
 	projection->key = ISNULL(KEY) ? NULL : TextDatumGetCString(VALUE(KEY));
 	projection->aggregate_types = text_list(VALUE(AGGREGATE_TYPES), ISNULL(AGGREGATE_TYPES));
 	projection->event_types = text_list(VALUE(EVENT_TYPES), ISNULL(EVENT_TYPES));
@@ -374,6 +393,43 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 #undef VALUE
 #undef ISNULL
 	return projection;
+}
+
+/* Adds to the projections the statements that es.projection_handler holds now. */
+static void
+read_statements(List *projections, Snapshot snapshot, MemoryContext context)
+{
+	Relation relation = table_open(EsCatalogOid(ES_OBJECT_HANDLER), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		EsStatement *statement = palloc(sizeof(EsStatement));
+		Datum values[ES_HANDLER_NCOLUMNS];
+		bool nulls[ES_HANDLER_NCOLUMNS];
+		char *name;
+		ListCell *lc;
+
+		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
+		name = TextDatumGetCString(values[ES_HANDLER_PROJECTION - 1]);
+		statement->event_type = nulls[ES_HANDLER_EVENT_TYPE - 1] ? NULL :
+			DatumGetTextPCopy(values[ES_HANDLER_EVENT_TYPE - 1]);
+		statement->statement = TextDatumGetCString(values[ES_HANDLER_STATEMENT - 1]);
+		foreach (lc, projections)
+		{
+			EsProjection *projection = lfirst(lc);
+
+			if (strcmp(projection->name, name) != 0)
+				continue;
+			projection->statements = lappend(projection->statements, statement);
+			projection->batch = DatumGetBool(values[ES_HANDLER_BATCH - 1]);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
 }
 
 /* Returns the elements of a text array as a list of text. */
@@ -429,18 +485,13 @@ compile(EsProjection *projection, Relation target)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	EsFold *fold = palloc(sizeof(EsFold));
+	EsFold *fold = palloc0(sizeof(EsFold));
 	uint64 changes = fold_changes;
-	Oid function;
 
-	fold->key = EsKeyCompile(target, events, projection->key);
-	function = EsRegistryFunction(projection->target);
-	if (!OidIsValid(function))
-		function = EsApplyFind(projection->target, projection->apply);
-	EsApplyCheck(target, function, projection->apply);
-	fold->apply = EsApplyCompile(target, function);
-	fold->key_econtext = CreateStandaloneExprContext();
-	fold->econtext = CreateStandaloneExprContext();
+	if (projection->apply != NULL)
+		compile_fold(projection, target, events, fold);
+	else
+		compile_statements(projection, events, fold);
 	table_close(events, NoLock);
 	MemoryContextSwitchTo(old);
 	fold->valid = changes == fold_changes;
@@ -448,6 +499,40 @@ compile(EsProjection *projection, Relation target)
 	MemoryContextSetParent(context, CacheMemoryContext);
 	projection->fold = fold;
 	projection->fold_context = context;
+}
+
+static void
+compile_fold(EsProjection *projection, Relation target, Relation events, EsFold *fold)
+{
+	Oid function = EsRegistryFunction(projection->target);
+
+	fold->key = EsKeyCompile(target, events, projection->key);
+	if (!OidIsValid(function))
+		function = EsApplyFind(projection->target, projection->apply);
+	EsApplyCheck(target, function, projection->apply);
+	fold->apply = EsApplyCompile(target, function);
+	fold->key_econtext = CreateStandaloneExprContext();
+	fold->econtext = CreateStandaloneExprContext();
+}
+
+static void
+compile_statements(EsProjection *projection, Relation events, EsFold *fold)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext spi_context;
+	ListCell *lc;
+
+	SPI_connect();
+	spi_context = MemoryContextSwitchTo(context);
+	foreach (lc, projection->statements)
+	{
+		EsStatement *statement = lfirst(lc);
+
+		fold->handlers = lappend(fold->handlers,
+								 EsHandlerCompile(statement->statement, events, projection->batch));
+	}
+	MemoryContextSwitchTo(spi_context);
+	SPI_finish();
 }
 
 /* Says whether the event's column is in the list; NIL lets all pass. */

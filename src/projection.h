@@ -13,6 +13,14 @@
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
 #include "utils/rel.h"
+#include "utils/tuplestore.h"
+
+/* A statement that keeps a projection. */
+typedef struct EsStatement
+{
+	text *event_type; /* null: every other type, or (batch) all events */
+	char *statement;
+} EsStatement;
 
 /* A fold: what the rows of a state table are computed with. */
 typedef struct EsFold
@@ -21,6 +29,7 @@ typedef struct EsFold
 	EsApply *apply;
 	ExprContext *key_econtext; /* for key and for apply: reset them after each event */
 	ExprContext *econtext;
+	List *handlers; /* of EsHandler, as the projection's statements; key and apply are null then */
 	bool valid;
 } EsFold;
 
@@ -29,7 +38,9 @@ typedef struct EsProjection
 	char *name;
 	Oid target;
 	Oid owner; /* of the state table, when it was last opened */
-	char *apply;
+	char *apply;           /* null: kept by statements */
+	List *statements;      /* of EsStatement */
+	bool batch;            /* the only statement is for many events */
 	char *key;             /* null: the aggregate's id */
 	List *aggregate_types; /* of text; NIL: all */
 	List *event_types;     /* of text; NIL: all */
@@ -87,6 +98,10 @@ extern void EsProjectionReset(EsProjection *projection);
 
 /* Says whether an error may come from the event, not from the system or another transaction. */
 extern bool EsProjectionToBlame(ErrorData *error);
+
+/* Fetches the event at a position, reading on; null: it is not there. */
+extern TupleTableSlot *EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event,
+											 int64 position);
 
 /* Rethrows the current error as SE008, naming the event it is about (may be null). */
 extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,

@@ -28,11 +28,14 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_collation_d.h"
 #include "catalog/pg_depend.h"
+#include "catalog/pg_class_d.h"
 #include "catalog/pg_proc_d.h"
 #include "catalog/pg_trigger_d.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "registry.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -46,6 +49,7 @@ PG_FUNCTION_INFO_V1(es_registry_changed);
 
 static void add_trigger(const EsRegistryRow *row);
 static void add_row(const EsRegistryRow *row);
+static SysScanDesc scan_handlers(Relation handlers, Snapshot snapshot, const char *name);
 static void change_row(const char *name, const char *function);
 static void execute(const char *command);
 static char *qualified_name(Oid relid);
@@ -68,7 +72,79 @@ EsRegistryRemove(const char *name, Oid target)
 void
 EsRegistryForget(const char *name)
 {
+	Relation handlers = table_open(EsCatalogOid(ES_OBJECT_HANDLER), RowExclusiveLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = scan_handlers(handlers, snapshot, name);
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		CatalogTupleDelete(handlers, &tuple->t_self);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(handlers, NoLock);
 	change_row(name, NULL);
+}
+
+bool
+EsRegistrySetHandler(const char *name, const char *event_type, bool batch, const char *statement)
+{
+	Relation handlers = table_open(EsCatalogOid(ES_OBJECT_HANDLER), RowExclusiveLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = scan_handlers(handlers, snapshot, name);
+	bool found = false;
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool isnull;
+		Datum type = heap_getattr(tuple, ES_HANDLER_EVENT_TYPE, RelationGetDescr(handlers), &isnull);
+
+		if (isnull ? event_type != NULL :
+			event_type == NULL || strcmp(TextDatumGetCString(type), event_type) != 0)
+			continue;
+		CatalogTupleDelete(handlers, &tuple->t_self);
+		found = true;
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	if (found)
+		CommandCounterIncrement();
+	if (statement != NULL)
+	{
+		Datum values[ES_HANDLER_NCOLUMNS];
+		bool nulls[ES_HANDLER_NCOLUMNS] = {false};
+
+		values[ES_HANDLER_PROJECTION - 1] = CStringGetTextDatum(name);
+		nulls[ES_HANDLER_EVENT_TYPE - 1] = event_type == NULL;
+		values[ES_HANDLER_EVENT_TYPE - 1] =
+			event_type == NULL ? (Datum) 0 : CStringGetTextDatum(event_type);
+		values[ES_HANDLER_BATCH - 1] = BoolGetDatum(batch);
+		values[ES_HANDLER_STATEMENT - 1] = CStringGetTextDatum(statement);
+		CatalogTupleInsert(handlers, heap_form_tuple(RelationGetDescr(handlers), values, nulls));
+	}
+	table_close(handlers, NoLock);
+	EsRegistryChanged();
+	return found;
+}
+
+void
+EsRegistryDepend(Oid target, List *queries)
+{
+	ObjectAddress trigger;
+	ObjectAddress referenced;
+	ListCell *lc;
+
+	ObjectAddressSet(trigger, TriggerRelationId, get_trigger_oid(target, PROTECT_TRIGGER, false));
+	(void) deleteDependencyRecordsFor(trigger.classId, trigger.objectId, false);
+	ObjectAddressSet(referenced, RelationRelationId, target);
+	recordDependencyOn(&trigger, &referenced, DEPENDENCY_AUTO);
+	ObjectAddressSet(referenced, ProcedureRelationId,
+					 LookupFuncName(list_make2(makeString("es"), makeString("refuse_direct_write")),
+									0, NULL, false));
+	recordDependencyOn(&trigger, &referenced, DEPENDENCY_NORMAL);
+	foreach (lc, queries)
+		recordDependencyOnExpr(&trigger, lfirst(lc), NIL, DEPENDENCY_NORMAL);
+	CommandCounterIncrement();
 }
 
 void
@@ -174,6 +250,8 @@ add_trigger(const EsRegistryRow *row)
 					 table));
 	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, table,
 					 row->protect ? "ENABLE ALWAYS" : "DISABLE"));
+	if (!OidIsValid(row->function))
+		return;
 	ObjectAddressSet(trigger, TriggerRelationId,
 					 get_trigger_oid(row->target, PROTECT_TRIGGER, false));
 	ObjectAddressSet(function, ProcedureRelationId, row->function);
@@ -191,13 +269,14 @@ add_row(const EsRegistryRow *row)
 #define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
 	SET(NAME, CStringGetTextDatum(row->name));
 	SET(TARGET, ObjectIdGetDatum(row->target));
-	SET(APPLY, CStringGetTextDatum(EsApplyText(row->function)));
+	SET(APPLY, OidIsValid(row->function) ? CStringGetTextDatum(EsApplyText(row->function)) : (Datum) 0);
 	SET(KEY, row->key == NULL ? (Datum) 0 : CStringGetTextDatum(row->key));
 	SET(AGGREGATE_TYPES, PointerGetDatum(row->aggregate_types));
 	SET(EVENT_TYPES, PointerGetDatum(row->event_types));
 	SET(MODE, CStringGetTextDatum(row->mode));
 	SET(PROTECT, BoolGetDatum(row->protect));
 	SET(SETTINGS, PointerGetDatum(row->settings));
+	SET_NULL_IF(APPLY, !OidIsValid(row->function));
 	SET_NULL_IF(KEY, row->key == NULL);
 	SET_NULL_IF(AGGREGATE_TYPES, row->aggregate_types == NULL);
 	SET_NULL_IF(EVENT_TYPES, row->event_types == NULL);
@@ -205,6 +284,19 @@ add_row(const EsRegistryRow *row)
 #undef SET_NULL_IF
 	CatalogTupleInsert(registry, heap_form_tuple(RelationGetDescr(registry), values, nulls));
 	table_close(registry, NoLock);
+}
+
+/* Starts a scan of the projection's statements. */
+static SysScanDesc
+scan_handlers(Relation handlers, Snapshot snapshot, const char *name)
+{
+	static ScanKeyData key;
+
+	ScanKeyInit(&key, ES_HANDLER_PROJECTION, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(name));
+	key.sk_collation = C_COLLATION_OID;
+	return systable_beginscan(handlers, EsCatalogOid(ES_OBJECT_HANDLER_KEY), true, snapshot, 1,
+							  &key);
 }
 
 /* Gives the projection's row another function, or removes it (null), if it is there. */

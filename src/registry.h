@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "utils/array.h"
 
 /* Columns of es.projection, in their order. */
@@ -41,7 +42,7 @@ typedef struct EsRegistryRow
 {
 	char *name;
 	Oid target;
-	Oid function;
+	Oid function; /* or invalid */
 	char *key;                  /* or null */
 	ArrayType *aggregate_types; /* or null */
 	ArrayType *event_types;     /* or null */
@@ -58,7 +59,17 @@ typedef struct EsRegistryRow
 extern void EsRegistryAdd(const EsRegistryRow *row);
 extern void EsRegistryRemove(const char *name, Oid target);
 
-/* Removes the row only. */
+/*
+ * Sets the statement of an event type (null: every other type), or of a batch;
+ * null removes it.  Returns whether there was one before.
+ */
+extern bool EsRegistrySetHandler(const char *name, const char *event_type, bool batch,
+								 const char *statement);
+
+/* Makes the projection depend on what its statements use: parsed queries. */
+extern void EsRegistryDepend(Oid target, List *queries);
+
+/* Removes the row only, and those of its statements. */
 extern void EsRegistryForget(const char *name);
 
 /* Makes the projection use another function. */

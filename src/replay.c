@@ -16,6 +16,7 @@
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
+#include "statement.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -64,6 +65,11 @@ replay(const char *name, const char *apply)
 
 	EsProjectionsEnter();
 	projection = open_projection(name, &target);
+	if (apply != NULL && projection->apply == NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("projection \"%s\" has statements, not an apply function", name),
+				 errhint("Change them with es.set_handler() or es.set_batch_handler().")));
 	if (apply != NULL)
 	{
 		Oid function = EsApplyFind(projection->target, apply);
@@ -73,7 +79,8 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = open_projection(name, &target);
 	}
-	rebuilt = EsRebuild(projection, target);
+	rebuilt = projection->apply == NULL ? EsStatementsRebuild(projection, target) :
+		EsRebuild(projection, target);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return rebuilt;

@@ -139,7 +139,8 @@ COMMENT ON FUNCTION es.follow_ddl() IS
 'Event trigger: keeps projections with their apply functions when those are renamed or restored';
 
 CREATE EVENT TRIGGER es_follow_ddl ON ddl_command_end
-	WHEN TAG IN ('ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER TABLE', 'CREATE TRIGGER')
+	WHEN TAG IN ('ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER SEQUENCE',
+	             'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW', 'CREATE TRIGGER')
 	EXECUTE FUNCTION es.follow_ddl();
 
 CREATE FUNCTION es.registry_changed()

@@ -1,0 +1,329 @@
+/*
+ * statement.c
+ *	  Keeping a projection by SQL statements.
+ *
+ * A statement projection has a statement per event type, run for each event in
+ * position order.  A batch projection has one statement that is run for all
+ * events of a batch, which it reads as a relation.  Both write their tables by
+ * ordinary SQL, with its locks: events of one aggregate arrive in order, but
+ * transactions that append to different aggregates and write one row meet at
+ * the row, in the order in which they get there.
+ *
+ * While a statement runs, the trigger that refuses direct writes lets it
+ * through (EsStatementsWriting).
+ *
+ * Rebuilding empties the table and runs the statements for the whole log, in
+ * place: readers see the old rows until it commits.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "commands/tablecmds.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "guc.h"
+#include "handler.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "statement.h"
+#include "utils/builtins.h"
+#include "parser/parsetree.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define REBUILD_BATCH 10000 /* events at most that are handed over at once */
+
+static Oid writing = InvalidOid; /* state table of the statement that runs */
+
+static void run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
+					 TupleTableSlot *event, int64 *position);
+static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
+					  Tuplestorestate *events, TupleTableSlot *event, int64 *position);
+static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
+static void check_targets(EsProjection *projection, EsFold *fold);
+static bool writes_other_table(Node *node, void *context);
+static void empty_table(EsProjection *projection, Relation target);
+static void run_log(EsProjection *projection, Relation target, EsRebuilt *result);
+static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
+					  TupleTableSlot *event);
+static int64 count_rows(Relation target);
+
+void
+EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
+				int64 *position)
+{
+	EsFold *fold = EsProjectionFold(projection, target);
+	int pointer = tuplestore_alloc_read_pointer(events, EXEC_FLAG_REWIND);
+	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	TupleTableSlot *event = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
+	Oid outer = writing;
+	EsActing acting;
+
+	tuplestore_select_read_pointer(events, pointer);
+	tuplestore_rescan(events);
+	EsProjectionAct(projection, &acting);
+	SPI_connect();
+	PG_TRY();
+	{
+		writing = RelationGetRelid(target);
+		if (projection->batch)
+			run_batch(projection, fold, log, events, event, position);
+		else
+			run_each(projection, fold, events, pointer, event, position);
+	}
+	PG_FINALLY();
+	{
+		writing = outer;
+	}
+	PG_END_TRY();
+	SPI_finish();
+	EsActingEnd(&acting);
+	ExecDropSingleTupleTableSlot(event);
+	table_close(log, NoLock);
+}
+
+bool
+EsStatementsWriting(Oid table)
+{
+	return OidIsValid(writing) && writing == table;
+}
+
+EsRebuilt
+EsStatementsRebuild(EsProjection *projection, Relation target)
+{
+	EsRebuilt result = {0};
+
+	CheckTableNotInUse(target, "rebuild");
+	check_targets(projection, EsProjectionFold(projection, target));
+	empty_table(projection, target);
+	CommandCounterIncrement();
+	run_log(projection, target, &result);
+	CommandCounterIncrement();
+	result.rows = count_rows(target);
+	return result;
+}
+
+/* Runs for each event the statement of its type. */
+static void
+run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
+		 TupleTableSlot *event, int64 *position)
+{
+	while (tuplestore_gettupleslot(events, true, false, event))
+	{
+		EsHandler *handler;
+		bool isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!EsProjectionMatches(projection, event))
+			continue;
+		handler = find_handler(projection, fold, event);
+		if (handler == NULL)
+			continue;
+		*position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
+		EsProjectionAdvance(projection, *position);
+		EsHandlerRun(handler, event);
+		/* What the statement does may append, and have our events read meanwhile. */
+		tuplestore_select_read_pointer(events, pointer);
+	}
+}
+
+/* Runs the statement once, for the events that the projection wants. */
+static void
+run_batch(EsProjection *projection, EsFold *fold, Relation log, Tuplestorestate *events,
+		  TupleTableSlot *event, int64 *position)
+{
+	Tuplestorestate *wanted = tuplestore_begin_heap(true, false, work_mem);
+	bool isnull;
+
+	while (tuplestore_gettupleslot(events, true, false, event))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!EsProjectionMatches(projection, event))
+			continue;
+		*position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
+		EsProjectionAdvance(projection, *position);
+		tuplestore_puttupleslot(wanted, event);
+	}
+	if (tuplestore_tuple_count(wanted) > 0 && fold->handlers != NIL)
+		EsHandlerRunBatch(linitial(fold->handlers), log, wanted);
+	tuplestore_end(wanted);
+}
+
+/* Returns the handler of the event's type, else the one of every other type, else null. */
+static EsHandler *
+find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event)
+{
+	bool isnull;
+	text *type = DatumGetTextPP(slot_getattr(event, ES_EVENT_EVENT_TYPE, &isnull));
+	EsHandler *other = NULL;
+	ListCell *statement;
+	ListCell *handler;
+
+	forboth(statement, projection->statements, handler, fold->handlers)
+	{
+		text *handled = ((EsStatement *) lfirst(statement))->event_type;
+
+		if (handled == NULL)
+			other = lfirst(handler);
+		else if (VARSIZE_ANY_EXHDR(handled) == VARSIZE_ANY_EXHDR(type) &&
+				 memcmp(VARDATA_ANY(handled), VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)) == 0)
+			return lfirst(handler);
+	}
+	return other;
+}
+
+/* Refuses to rebuild if a statement writes a table that would not be emptied. */
+static void
+check_targets(EsProjection *projection, EsFold *fold)
+{
+	ListCell *handler;
+
+	foreach (handler, fold->handlers)
+	{
+		ListCell *query;
+
+		foreach (query, EsHandlerQueries(lfirst(handler)))
+			(void) writes_other_table(lfirst(query), projection);
+	}
+}
+
+static bool
+writes_other_table(Node *node, void *context)
+{
+	EsProjection *projection = context;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		Query *query = (Query *) node;
+
+		if (query->resultRelation > 0)
+		{
+			Oid relid = rt_fetch(query->resultRelation, query->rtable)->relid;
+
+			if (relid != projection->target)
+				ereport(ERROR,
+						(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
+						 errmsg("projection \"%s\" cannot be replayed", projection->name),
+						 errdetail("Its statements write table \"%s\", which a replay does not empty.",
+								   get_rel_name(relid)),
+						 errhint("Keep each table by a projection of its own.")));
+		}
+		return query_tree_walker(query, writes_other_table, context, 0);
+	}
+	return expression_tree_walker(node, writes_other_table, context);
+}
+
+/* Deletes all rows, as the projection's owner. */
+static void
+empty_table(EsProjection *projection, Relation target)
+{
+	Oid outer = writing;
+	EsActing acting;
+
+	EsProjectionAct(projection, &acting);
+	SPI_connect();
+	PG_TRY();
+	{
+		char *schema = get_namespace_name(RelationGetNamespace(target));
+		char *table = quote_qualified_identifier(schema, RelationGetRelationName(target));
+
+		writing = RelationGetRelid(target);
+		if (SPI_execute(psprintf("DELETE FROM %s", table), false, 0) != SPI_OK_DELETE)
+			elog(ERROR, "could not empty state table \"%s\"", table);
+	}
+	PG_FINALLY();
+	{
+		writing = outer;
+	}
+	PG_END_TRY();
+	SPI_finish();
+	EsActingEnd(&acting);
+}
+
+/* Runs the statements for all visible events, in position order, in chunks. */
+static void
+run_log(EsProjection *projection, Relation target, EsRebuilt *result)
+{
+	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 0);
+	TupleTableSlot *event = table_slot_create(log, NULL);
+	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
+	bool more = true;
+
+	index_rescan(scan, NULL, 0, NULL, 0);
+	while (more)
+	{
+		Tuplestorestate *chunk = tuplestore_begin_heap(true, false, work_mem);
+
+		while (tuplestore_tuple_count(chunk) < REBUILD_BATCH &&
+			   (more = index_getnext_slot(scan, ForwardScanDirection, event)))
+		{
+			bool isnull;
+
+			CHECK_FOR_INTERRUPTS();
+			result->up_to_position =
+				DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
+			if (!EsProjectionMatches(projection, event))
+				continue;
+			tuplestore_puttupleslot(chunk, event);
+			result->events++;
+		}
+		run_chunk(projection, target, chunk, stored);
+		tuplestore_end(chunk);
+	}
+	ExecDropSingleTupleTableSlot(stored);
+	ExecDropSingleTupleTableSlot(event);
+	index_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(log, NoLock);
+}
+
+static void
+run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
+		  TupleTableSlot *event)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int64 position = 0;
+
+	PG_TRY();
+	{
+		EsStatementsRun(projection, target, chunk, &position);
+	}
+	PG_CATCH();
+	{
+		tuplestore_rescan(chunk);
+		EsProjectionFailed(projection, EsProjectionFindEvent(chunk, event, position), context);
+	}
+	PG_END_TRY();
+}
+
+static int64
+count_rows(Relation target)
+{
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(target, snapshot, 0, NULL);
+	TupleTableSlot *row = table_slot_create(target, NULL);
+	int64 count = 0;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		count++;
+	}
+	ExecDropSingleTupleTableSlot(row);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return count;
+}

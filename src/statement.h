@@ -1,0 +1,32 @@
+/*
+ * statement.h
+ *	  Keeping a projection by SQL statements.
+ */
+#ifndef ES_STATEMENT_H
+#define ES_STATEMENT_H
+
+#include "postgres.h"
+
+#include "projection.h"
+#include "rebuild.h"
+#include "utils/tuplestore.h"
+
+/*
+ * Runs the projection's statements for the events of a tuplestore, in their
+ * order, as the projection's owner.  *position is set to the event at work.
+ * The caller has opened target with RowExclusiveLock.
+ */
+extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
+							int64 *position);
+
+/* Says whether a statement of the table's projection is running, so that it may be written. */
+extern bool EsStatementsWriting(Oid table);
+
+/*
+ * Empties the state table and runs the statements for all events that are
+ * visible now.  The caller has opened target with ShareRowExclusiveLock.
+ * Raises SE009 if the statements write other tables, which are not emptied.
+ */
+extern EsRebuilt EsStatementsRebuild(EsProjection *projection, Relation target);
+
+#endif /* ES_STATEMENT_H */
