@@ -343,8 +343,8 @@ DROP TABLE "Rates per Day" CASCADE;
 CREATE TABLE part (half int, kind text, one int, log text, PRIMARY KEY (one, half, kind));
 CREATE FUNCTION part_apply(state part, event es.events) RETURNS part LANGUAGE sql IMMUTABLE
 RETURN ROW(event.version % 2, event.aggregate_type, 1, concat(state.log, event.aggregate_id))::part;
-SELECT es.create_projection('part', 'part', 'part_apply', key => '1, event.version % 2, upper(aggregate_type) -- a comment');
 SELECT es.append('p', 'x', 'E');
+SELECT es.create_projection('part', 'part', 'part_apply', key => '1, event.version % 2, upper(aggregate_type) -- a comment', aggregate_types => '{p}');
 SELECT es.create_projection('part', 'part', 'part_apply', key => '1, (event.version % 2)::int, CASE WHEN aggregate_type = ''p'' THEN ''p'' END');
 INSERT INTO es.events (aggregate_type, aggregate_id, event_type) SELECT 'p', chr(97 + n % 3), 'E' FROM generate_series(0, 11) AS n;
 TABLE part ORDER BY half;

@@ -160,9 +160,9 @@ BEGIN
 	ELSIF event.event_type = 'Conflict' THEN
 		RAISE EXCEPTION 'retry' USING ERRCODE = 'serialization_failure';
 	ELSIF event.event_type = 'No key' THEN
-		RETURN ROW(NULL, 1);
+		RETURN ROW(NULL::text, 1);
 	ELSIF event.event_type = 'Other key' THEN
-		RETURN ROW('other', 1);
+		RETURN ROW('other'::text, 1);
 	END IF;
 	RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 100 / (state.n - 2));
 END $$;

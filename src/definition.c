@@ -59,7 +59,8 @@ static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
 static void populate(const char *name);
-static void set_handler(const char *name, const char *event_type, bool batch, const char *statement);
+static void set_handler(const char *name, const char *event_type, bool batch,
+						const char *statement);
 static EsProjection *open_for_handler(const char *name, bool batch, Relation *target);
 static void check_statement(EsProjection *projection, bool batch, const char *statement);
 static void depend_on_statements(EsProjection *projection, Relation target);
@@ -481,9 +482,7 @@ set_handler(const char *name, const char *event_type, bool batch, const char *st
 	if (!EsRegistrySetHandler(name, event_type, batch, statement) && statement == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_UNKNOWN_NAME),
-				 event_type == NULL ?
-				 errmsg("projection \"%s\" has no such statement", name) :
-				 errmsg("projection \"%s\" has no statement for events of type \"%s\"", name, event_type),
+				 event_type == NULL ? errmsg("projection \"%s\" has no such statement", name) : errmsg("projection \"%s\" has no statement for events of type \"%s\"", name, event_type),
 				 errhint("The view es.projection_handlers lists them.")));
 	table_close(target, NoLock);
 
@@ -513,8 +512,7 @@ open_for_handler(const char *name, bool batch, Relation *target)
 	if (projection->statements != NIL && projection->batch != batch)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
-				 batch ? errmsg("projection \"%s\" has statements for single events", name) :
-				 errmsg("projection \"%s\" has a statement for batches", name),
+				 batch ? errmsg("projection \"%s\" has statements for single events", name) : errmsg("projection \"%s\" has a statement for batches", name),
 				 errhint("A projection has the one or the other; remove it first, by setting it to null.")));
 	return projection;
 }
@@ -542,7 +540,7 @@ depend_on_statements(EsProjection *projection, Relation target)
 	List *queries = NIL;
 	ListCell *lc;
 
-	foreach (lc, fold->handlers)
+	foreach(lc, fold->handlers)
 		queries = list_concat(queries, EsHandlerQueries(lfirst(lc)));
 	EsRegistryDepend(projection->target, queries);
 }
@@ -603,7 +601,7 @@ look_for_dropped(EsProjection *projection, bool *projection_dropped, bool *funct
 {
 	Oid argtypes[2] = {OIDOID, TEXTOID};
 	Datum args[2] = {ObjectIdGetDatum(projection->target),
-					 CStringGetTextDatum(projection->apply)};
+					 CStringGetTextDatum(projection->apply == NULL ? "" : projection->apply)};
 	bool isnull;
 
 	SPI_connect();

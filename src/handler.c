@@ -80,6 +80,7 @@ EsHandlerCompile(const char *statement, Relation events, bool batch)
 		invalid_statement(context, statement);
 	}
 	PG_END_TRY();
+	MemoryContextSwitchTo(context); /* SPI leaves its own */
 
 	handler->free_plan.func = free_plan;
 	handler->free_plan.arg = handler->plan;

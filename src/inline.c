@@ -3,9 +3,8 @@
  *	  Projections that are maintained in the writer's transaction.
  *
  * The events of a statement arrive as the transition table of es.events' AFTER
- * INSERT trigger, in position order.  For each projection that wants some of
- * them, the rows of their keys are fetched once, folded in memory, and written
- * once.  Memory is bounded by work_mem: a larger batch is folded in parts.
+ * INSERT trigger, in position order, and each projection that wants some of
+ * them folds them into its rows.
  *
  * Order.  The state must be the fold of the log in position order, also where
  * several aggregates feed one row.  So whoever appends must hold the row's key
@@ -39,9 +38,9 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "inline.h"
+#include "maintain.h"
 #include "miscadmin.h"
 #include "projection.h"
-#include "state.h"
 #include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
@@ -64,24 +63,7 @@ typedef struct Statement
 	bool folding; /* user code that runs now must not append */
 } Statement;
 
-/* A statement's events, being applied to one projection. */
-typedef struct Batch
-{
-	Tuplestorestate *events;
-	TupleTableSlot *event;
-	int64 position; /* of the event at work, or the last one of the row at work */
-	EsStateRows *rows;
-	EsStates *states;
-} Batch;
-
 static Statement *running = NULL; /* innermost */
-
-/* Rows to write. */
-typedef struct Changes
-{
-	EsStateEntry **entries;
-	Size count;
-} Changes;
 
 PG_FUNCTION_INFO_V1(es_apply_inline);
 
@@ -96,15 +78,13 @@ static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
 static void apply_statement(Statement *statement);
 static Bitmapset *wanted_by(Statement *statement);
-static void rewind_events(Statement *statement);
 static bool apply_in_order(Statement *statement, EsProjection *projection);
 static bool apply_projection(EsProjection *projection, Statement *statement);
-static void apply_events(Batch *batch, EsProjection *projection, Relation target);
-static void close_events(Batch *batch, EsProjection *projection);
-static void fold_event(Batch *batch, EsFold *fold);
-static void write_states(Batch *batch);
-static void collect_change(EsStateEntry *entry, void *arg);
-static int compare_changes(const void *a, const void *b);
+static void rewind_events(Statement *statement);
+static void maintain_rows(EsProjection *projection, Relation target, Statement *statement,
+						  volatile int64 *position);
+static void fold_events(EsProjection *projection, Statement *statement,
+						EsMaintenance *maintenance);
 
 /* Joins the log, which does not know us. */
 void
@@ -186,14 +166,6 @@ wanted_by(Statement *statement)
 		wanted = EsProjectionsWanting(wanted, statement->event);
 	}
 	return wanted;
-}
-
-/* Has the statement's events read from the first one on. */
-static void
-rewind_events(Statement *statement)
-{
-	tuplestore_select_read_pointer(statement->events, statement->pointer);
-	tuplestore_rescan(statement->events);
 }
 
 /*
@@ -339,35 +311,37 @@ check_trigger(FunctionCallInfo fcinfo)
 				 errmsg("es.apply_inline() must be the AFTER INSERT trigger of es.events for each statement")));
 }
 
+/* Has the statement's events read from the first one on. */
+static void
+rewind_events(Statement *statement)
+{
+	tuplestore_select_read_pointer(statement->events, statement->pointer);
+	tuplestore_rescan(statement->events);
+}
+
 /* Applies the events to one projection; false: its definition has changed. */
 static bool
 apply_projection(EsProjection *projection, Statement *statement)
 {
 	Relation target = EsProjectionOpen(projection, RowExclusiveLock);
 	MemoryContext context = CurrentMemoryContext;
-	Batch batch = {.events = statement->events, .event = statement->event};
+	volatile int64 position = 0;
 
 	if (target == NULL)
 		return false;
 	statement->done = lappend_oid(statement->done, projection->target);
 	PG_TRY();
 	{
-		if (projection->apply == NULL)
-			EsStatementsRun(projection, target, batch.events, &batch.position);
+		if (projection->apply != NULL)
+			maintain_rows(projection, target, statement, &position);
 		else
-		{
-			rewind_events(statement);
-			statement->folding = true;
-			apply_events(&batch, projection, target);
-			statement->folding = false;
-			close_events(&batch, projection);
-		}
+			EsStatementsRun(projection, target, statement->events, &position);
 	}
 	PG_CATCH();
 	{
 		rewind_events(statement);
 		EsProjectionFailed(projection,
-						   EsProjectionFindEvent(batch.events, batch.event, batch.position),
+						   EsProjectionFindEvent(statement->events, statement->event, position),
 						   context);
 	}
 	PG_END_TRY();
@@ -375,113 +349,43 @@ apply_projection(EsProjection *projection, Statement *statement)
 	return true;
 }
 
+/* Folds the statement's events into the projection's rows. */
 static void
-apply_events(Batch *batch, EsProjection *projection, Relation target)
+maintain_rows(EsProjection *projection, Relation target, Statement *statement,
+			  volatile int64 *position)
 {
 	EsFold *fold = EsProjectionFold(projection, target);
+	EsMaintenance *maintenance;
 	EsActing acting;
 
 	EsProjectionAct(projection, &acting);
-	batch->rows = EsStateRowsOpen(target, fold->key, !projection->protect);
-	batch->states = EsStatesCreate(fold->key, 16);
-	while (tuplestore_gettupleslot(batch->events, true, false, batch->event))
-	{
-		bool isnull;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!EsProjectionMatches(projection, batch->event))
-			continue;
-		batch->position = DatumGetInt64(slot_getattr(batch->event, ES_EVENT_POSITION, &isnull));
-		EsProjectionAdvance(projection, batch->position);
-		fold_event(batch, fold);
-		if (EsStatesMemory(batch->states) > (Size) work_mem * 1024)
-		{
-			write_states(batch);
-			EsStatesDestroy(batch->states);
-			batch->states = EsStatesCreate(fold->key, 16);
-		}
-	}
-	write_states(batch);
-	EsStatesDestroy(batch->states);
+	maintenance = EsMaintainBegin(projection, fold, target, false, position);
+	fold_events(projection, statement, maintenance);
 	EsActingEnd(&acting);
-}
-
-/* Fires the triggers of the state table, when all its rows are written. */
-static void
-close_events(Batch *batch, EsProjection *projection)
-{
-	EsActing acting;
 
 	EsActingBegin(&acting, projection->owner, NULL);
-	EsStateRowsClose(batch->rows);
+	(void) EsMaintainEnd(maintenance);
 	EsActingEnd(&acting);
 }
 
+/* Folds the statement's events and writes the rows.  What runs here must not append. */
 static void
-fold_event(Batch *batch, EsFold *fold)
+fold_events(EsProjection *projection, Statement *statement, EsMaintenance *maintenance)
 {
-	Datum key[INDEX_MAX_KEYS];
-
-	fold->key_econtext->ecxt_outertuple = batch->event;
-	if (EsKeyEval(fold->key, fold->key_econtext, key))
+	statement->folding = true;
+	rewind_events(statement);
+	while (tuplestore_gettupleslot(statement->events, true, false, statement->event))
 	{
-		bool is_new;
-		EsStateEntry *entry = EsStatesLookup(batch->states, key, EsKeyHash(fold->key, key),
-											 &is_new);
-		HeapTuple row;
+		bool isnull;
+		int64 position;
 
-		if (is_new)
-			EsStateRowsFetch(batch->rows, batch->states, entry);
-		row = EsApplyEvent(fold->apply, fold->econtext, entry->state, batch->event);
-		if (row != entry->state)
-		{
-			EsStatesKeep(batch->states, entry, row);
-			entry->changed = true;
-			entry->last_position = batch->position;
-		}
-		ResetExprContext(fold->econtext);
-	}
-	ResetExprContext(fold->key_econtext);
-}
-
-/*
- * Writes the rows that changed, and makes them visible to the next command.
- * They are written in the order of their last changes, so that a unique value
- * can go from one row to another in a batch as it can event by event.
- */
-static void
-write_states(Batch *batch)
-{
-	Changes changes = {0};
-	Size most = 1 + (Size) EsStatesCount(batch->states);
-
-	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) * most);
-	EsStatesVisit(batch->states, collect_change, &changes);
-	qsort(changes.entries, changes.count, sizeof(EsStateEntry *), compare_changes);
-	for (Size i = 0; i < changes.count; i++)
-	{
 		CHECK_FOR_INTERRUPTS();
-		batch->position = changes.entries[i]->last_position;
-		EsStateRowsWrite(batch->rows, changes.entries[i]);
+		if (!EsProjectionMatches(projection, statement->event))
+			continue;
+		position = DatumGetInt64(slot_getattr(statement->event, ES_EVENT_POSITION, &isnull));
+		EsProjectionAdvance(projection, position);
+		EsMaintainEvent(maintenance, statement->event, position);
 	}
-	pfree(changes.entries);
-	CommandCounterIncrement();
-}
-
-static void
-collect_change(EsStateEntry *entry, void *arg)
-{
-	Changes *changes = arg;
-
-	if (entry->changed)
-		changes->entries[changes->count++] = entry;
-}
-
-static int
-compare_changes(const void *a, const void *b)
-{
-	int64 pa = (*(EsStateEntry *const *) a)->last_position;
-	int64 pb = (*(EsStateEntry *const *) b)->last_position;
-
-	return pa < pb ? -1 : pa > pb;
+	EsMaintainWrite(maintenance);
+	statement->folding = false;
 }

@@ -414,10 +414,11 @@ read_statements(List *projections, Snapshot snapshot, MemoryContext context)
 
 		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
 		name = TextDatumGetCString(values[ES_HANDLER_PROJECTION - 1]);
-		statement->event_type = nulls[ES_HANDLER_EVENT_TYPE - 1] ? NULL :
-			DatumGetTextPCopy(values[ES_HANDLER_EVENT_TYPE - 1]);
+		statement->event_type = NULL;
+		if (!nulls[ES_HANDLER_EVENT_TYPE - 1])
+			statement->event_type = DatumGetTextPCopy(values[ES_HANDLER_EVENT_TYPE - 1]);
 		statement->statement = TextDatumGetCString(values[ES_HANDLER_STATEMENT - 1]);
-		foreach (lc, projections)
+		foreach(lc, projections)
 		{
 			EsProjection *projection = lfirst(lc);
 
@@ -524,7 +525,7 @@ compile_statements(EsProjection *projection, Relation events, EsFold *fold)
 
 	SPI_connect();
 	spi_context = MemoryContextSwitchTo(context);
-	foreach (lc, projection->statements)
+	foreach(lc, projection->statements)
 	{
 		EsStatement *statement = lfirst(lc);
 

@@ -37,7 +37,7 @@ typedef struct EsProjection
 {
 	char *name;
 	Oid target;
-	Oid owner; /* of the state table, when it was last opened */
+	Oid owner;             /* of the state table, when it was last opened */
 	char *apply;           /* null: kept by statements */
 	List *statements;      /* of EsStatement */
 	bool batch;            /* the only statement is for many events */

@@ -21,50 +21,46 @@
  * key's hash lies in the first half of what is still to do, and the pass
  * starts again: the log is read once for each part of the keys that fits.
  *
- * Writers.  The caller's ShareRowExclusiveLock on the state table waits for
- * every transaction that has applied the projection, and holds off those that
- * will.  A snapshot taken then sees just the events that the old rows reflect.
- * Readers are let in until the swap.  The stronger lock for it is asked for
- * with short waits, because someone who reads the table and then appends would
- * deadlock with us; if it can't be had in time, the rebuild fails and the
- * table stays as it was.
+ * Writers.  The log is folded up to the high-water mark while readers and
+ * writers of the table go on: the caller's ShareUpdateExclusiveLock keeps out
+ * only DDL and another rebuild.  Then AccessExclusiveLock is taken.  It waits
+ * for every transaction that has applied the projection, since those hold
+ * RowExclusiveLock from before they got a position; those that wait for the
+ * table have not got theirs.  So a fresh snapshot shows all events that the old
+ * rows reflect, and those above the mark are folded into the new rows once they
+ * are in place.  Who appends later does so to the new rows.  Each event is
+ * applied once.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"
-#include "access/multixact.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog.h"
-#include "catalog/pg_constraint.h"
 #include "commands/cluster.h"
 #include "commands/tablecmds.h"
-#include "commands/trigger.h"
 #include "compat.h"
 #include "direct.h"
 #include "errors.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "guc.h"
+#include "maintain.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "position.h"
 #include "rebuild.h"
 #include "state.h"
-#include "storage/lmgr.h"
-#include "storage/proc.h"
+#include "storage/bufmgr.h"
+#include "swap.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
-#define READ_BATCH    32               /* events whose states are prefetched together */
-#define MAX_READ      (4 * READ_BATCH) /* events to read at once, also where few are folded */
-#define WRITE_BATCH   1000             /* rows that go to the heap at once */
-#define SWAP_WAIT     100              /* milliseconds of the first wait for the exclusive lock */
-#define SWAP_PATIENCE 60000            /* milliseconds of waiting in all, without lock_timeout */
+#define READ_BATCH    64   /* events whose states are prefetched together */
+#define WRITE_BATCH   1000 /* rows that go to the heap at once */
 #define MAX_PART_BITS 31
 
 /* Writes rows into the new heap. */
@@ -99,11 +95,14 @@ typedef struct Rebuild
 	EsFold *fold;
 	Relation events;
 	Snapshot snapshot;
+	TupleTableSlot *scanned; /* of the log's scan */
+	Buffer page;             /* that all events of the batch are in */
 	ReadEvent batch[READ_BATCH];
 	int nbatch;
 	TupleTableSlot *event; /* at work, to name it in an error; or null */
 	EsStates *states;
 	Writer writer;
+	int64 mark;          /* the heap is built from the events up to here */
 	int part_bits;       /* a part is the keys whose hash starts with these bits ... */
 	uint32 part;         /* ... of this value */
 	bool misordered;     /* some states must be folded in position order ... */
@@ -119,10 +118,11 @@ static bool fold_part(Rebuild *rebuild);
 static bool try_physical_order(Rebuild *rebuild, bool *fits);
 static bool fold_in_physical_order(Rebuild *rebuild);
 static bool fold_in_position_order(Rebuild *rebuild);
-static void take_event(Rebuild *rebuild);
-static void keep_tuple(ReadEvent *read);
+static bool take_event(Rebuild *rebuild, bool in_position_order);
+static bool stays_in_page(Rebuild *rebuild);
+static ReadEvent *store_event(Rebuild *rebuild);
 static bool fold_batch(Rebuild *rebuild, bool in_position_order);
-static bool fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
+static void fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order);
 static void clear_batch(Rebuild *rebuild);
 static bool in_part(Rebuild *rebuild, uint32 hash);
 static void forget_misordered(EsStateEntry *entry, void *arg);
@@ -130,10 +130,8 @@ static void open_writer(Writer *writer, Relation target, Oid heap, EsKey *key);
 static void write_state(EsStateEntry *entry, void *arg);
 static void flush_writer(Writer *writer);
 static void close_writer(Writer *writer);
-static void lock_for_swap(Relation target);
-static bool try_lock(Oid relid, int timeout);
-static void check_foreign_keys(Relation target);
-static void check_foreign_key(HeapTuple tuple);
+static void catch_up(Rebuild *rebuild);
+static void catch_up_event(Rebuild *rebuild, EsMaintenance *maintenance);
 
 EsRebuilt
 EsRebuild(EsProjection *projection, Relation target)
@@ -152,16 +150,15 @@ EsRebuild(EsProjection *projection, Relation target)
 	CheckTableNotInUse(target, "rebuild");
 	CommandCounterIncrement();
 	heap = make_new_heap(relid, target->rd_rel->reltablespace, target->rd_rel->relam,
-						 target->rd_rel->relpersistence, ShareRowExclusiveLock);
+						 target->rd_rel->relpersistence, ShareUpdateExclusiveLock);
+	rebuild->mark = EsHighWaterMark();
 	build_heap(rebuild, target, heap);
 
-	lock_for_swap(target);
-	CheckTableNotInUse(target, "rebuild");
-	finish_heap_swap(relid, heap, false, false, true, true, RecentXmin, ReadNextMultiXactId(),
-					 target->rd_rel->relpersistence);
+	EsSwapHeap(target, heap);
 	pgstat_count_truncate(target);
 	pgstat_count_heap_insert(target, rebuild->result.rows);
-	check_foreign_keys(target);
+	catch_up(rebuild);
+	EsSwapCheckForeignKeys(target);
 
 	result = rebuild->result;
 	MemoryContextSwitchTo(old);
@@ -178,8 +175,10 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 
 	rebuild->fold = EsProjectionFold(rebuild->projection, target);
 	rebuild->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	rebuild->scanned = table_slot_create(rebuild->events, NULL);
 	for (int i = 0; i < READ_BATCH; i++)
-		rebuild->batch[i].event = table_slot_create(rebuild->events, NULL);
+		rebuild->batch[i].event =
+			MakeSingleTupleTableSlot(RelationGetDescr(rebuild->events), &TTSOpsHeapTuple);
 	PushActiveSnapshot(GetLatestSnapshot());
 	rebuild->snapshot = GetActiveSnapshot();
 	EsProjectionAct(rebuild->projection, &acting);
@@ -198,6 +197,7 @@ build_heap(Rebuild *rebuild, Relation target, Oid heap)
 	PopActiveSnapshot();
 	for (int i = 0; i < READ_BATCH; i++)
 		ExecDropSingleTupleTableSlot(rebuild->batch[i].event);
+	ExecDropSingleTupleTableSlot(rebuild->scanned);
 	table_close(rebuild->events, NoLock);
 	rebuild->result.rows = rebuild->writer.rows;
 }
@@ -312,22 +312,13 @@ try_physical_order(Rebuild *rebuild, bool *fits)
 static bool
 fold_in_physical_order(Rebuild *rebuild)
 {
-	TableScanDesc scan = table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL,
-											   true, false);
+	TableScanDesc scan =
+		table_beginscan_strat(rebuild->events, rebuild->snapshot, 0, NULL, true, false);
 	bool fits = true;
-	bool more = true;
 
-	while (more && fits)
-	{
-		int nread = 0;
-
-		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
-			   (more = table_scan_getnextslot(scan, ForwardScanDirection,
-											  rebuild->batch[rebuild->nbatch].event)))
-			take_event(rebuild);
-		fits = fold_batch(rebuild, false);
-	}
+	while (fits && table_scan_getnextslot(scan, ForwardScanDirection, rebuild->scanned))
+		fits = take_event(rebuild, false);
+	fits = fits && fold_batch(rebuild, false);
 	clear_batch(rebuild);
 	table_endscan(scan);
 	return fits;
@@ -339,20 +330,11 @@ fold_in_position_order(Rebuild *rebuild)
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	IndexScanDesc scan = EsIndexBeginScan(rebuild->events, index, rebuild->snapshot, 0);
 	bool fits = true;
-	bool more = true;
 
 	index_rescan(scan, NULL, 0, NULL, 0);
-	while (more && fits)
-	{
-		int nread = 0;
-
-		rebuild->nbatch = 0;
-		while (rebuild->nbatch < READ_BATCH && nread++ < MAX_READ &&
-			   (more = index_getnext_slot(scan, ForwardScanDirection,
-										  rebuild->batch[rebuild->nbatch].event)))
-			take_event(rebuild);
-		fits = fold_batch(rebuild, true);
-	}
+	while (fits && index_getnext_slot(scan, ForwardScanDirection, rebuild->scanned))
+		fits = take_event(rebuild, true);
+	fits = fits && fold_batch(rebuild, true);
 	clear_batch(rebuild);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);
@@ -360,73 +342,95 @@ fold_in_position_order(Rebuild *rebuild)
 }
 
 /*
- * Keeps the event just read in the batch, if it is one to fold: the state of
- * its key will be needed soon.
+ * Adds the event just read to the batch, if it is one to fold: the state of
+ * its key will be needed soon.  False: the states have outgrown the memory.
  */
-static void
-take_event(Rebuild *rebuild)
+static bool
+take_event(Rebuild *rebuild, bool in_position_order)
 {
 	EsFold *fold = rebuild->fold;
-	ReadEvent *read = &rebuild->batch[rebuild->nbatch];
+	bool fits = true;
+	ReadEvent *read;
 	bool isnull;
 
 	CHECK_FOR_INTERRUPTS();
-	rebuild->event = read->event;
+	if (!stays_in_page(rebuild) || rebuild->nbatch == READ_BATCH)
+		fits = fold_batch(rebuild, in_position_order);
+	read = store_event(rebuild);
 	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
+	if (read->position > rebuild->mark)
+		return fits;
 	rebuild->result.up_to_position = Max(rebuild->result.up_to_position, read->position);
 	if (!EsProjectionMatches(rebuild->projection, read->event))
-		return;
+		return fits;
 	fold->key_econtext->ecxt_outertuple = read->event;
 	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
-		return;
+		return fits;
 	read->hash = EsKeyHash(fold->key, read->key);
 	if (!in_part(rebuild, read->hash))
-		return;
-	keep_tuple(read);
+		return fits;
 	EsStatesPrefetch(rebuild->states, read->hash);
 	rebuild->nbatch++;
+	return fits;
+}
+
+/* Says whether the event just read is in the page that the batch is in. */
+static bool
+stays_in_page(Rebuild *rebuild)
+{
+	return ((BufferHeapTupleTableSlot *) rebuild->scanned)->buffer == rebuild->page;
 }
 
 /*
- * Makes the slot's tuple its own: a scan stores its next tuple where the slot
- * still points to.  The tuple itself stays where it is, in the page that the
- * slot has pinned.
+ * Stores the event just read in the batch's next slot, without a copy: the
+ * batch pins the page that all its events are in, the scan's slot only the one
+ * of its last event.
  */
-static void
-keep_tuple(ReadEvent *read)
+static ReadEvent *
+store_event(Rebuild *rebuild)
 {
-	if (TTS_IS_BUFFERTUPLE(read->event))
-	{
-		HeapTupleTableSlot *slot = (HeapTupleTableSlot *) read->event;
+	BufferHeapTupleTableSlot *scanned = (BufferHeapTupleTableSlot *) rebuild->scanned;
+	ReadEvent *read = &rebuild->batch[rebuild->nbatch];
 
-		if (slot->tuple != &read->tuple)
-			read->tuple = *slot->tuple;
-		slot->tuple = &read->tuple;
+	if (scanned->buffer != rebuild->page)
+	{
+		if (BufferIsValid(rebuild->page))
+			ReleaseBuffer(rebuild->page);
+		IncrBufferRefCount(scanned->buffer);
+		rebuild->page = scanned->buffer;
 	}
-	else
-		ExecMaterializeSlot(read->event);
+	read->tuple = *scanned->base.tuple;
+	ExecStoreHeapTuple(&read->tuple, read->event, false);
+	rebuild->event = read->event;
+	return read;
 }
 
-/* Folds the batch's events into their states; false: they have outgrown the memory. */
+/*
+ * Folds the batch's events into their states and empties it; false: they have
+ * outgrown the memory.
+ */
 static bool
 fold_batch(Rebuild *rebuild, bool in_position_order)
 {
 	for (int i = 0; i < rebuild->nbatch; i++)
 		EsStatesPrefetchRow(rebuild->states, rebuild->batch[i].hash);
 	for (int i = 0; i < rebuild->nbatch; i++)
-		if (!fold_event(rebuild, &rebuild->batch[i], in_position_order))
-			return false;
+		fold_event(rebuild, &rebuild->batch[i], in_position_order);
+	rebuild->nbatch = 0;
+	ResetExprContext(rebuild->fold->econtext);
 	ResetExprContext(rebuild->fold->key_econtext);
-	return true;
+	return rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
+		EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
 }
 
-/* Folds one event into its state; false: the states have outgrown the memory. */
-static bool
+/* Folds one event into its state. */
+static void
 fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
 {
 	EsFold *fold = rebuild->fold;
 	bool is_new;
 	EsStateEntry *entry = EsStatesLookup(rebuild->states, read->key, read->hash, &is_new);
+	HeapTuple row;
 
 	rebuild->event = read->event;
 	if (!in_position_order || rebuild->all_misordered)
@@ -437,16 +441,11 @@ fold_event(Rebuild *rebuild, ReadEvent *read, bool in_position_order)
 			entry->misordered = rebuild->misordered = true;
 		entry->last_position = read->position;
 	}
-	if ((entry->misordered || rebuild->all_misordered) == in_position_order)
-	{
-		HeapTuple row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
-
-		if (row != entry->state)
-			EsStatesKeep(rebuild->states, entry, row);
-		ResetExprContext(fold->econtext);
-	}
-	return rebuild->part_bits == MAX_PART_BITS || EsStatesCount(rebuild->states) == 1 ||
-		EsStatesMemory(rebuild->states) <= (Size) EsReplayMemory * 1024;
+	if ((entry->misordered || rebuild->all_misordered) != in_position_order)
+		return;
+	row = EsApplyEvent(fold->apply, fold->econtext, entry->state, read->event);
+	if (row != entry->state)
+		EsStatesKeep(rebuild->states, entry, row);
 }
 
 static void
@@ -454,8 +453,14 @@ clear_batch(Rebuild *rebuild)
 {
 	for (int i = 0; i < READ_BATCH; i++)
 		ExecClearTuple(rebuild->batch[i].event);
-	ResetExprContext(rebuild->fold->key_econtext);
+	ExecClearTuple(rebuild->scanned);
+	if (BufferIsValid(rebuild->page))
+		ReleaseBuffer(rebuild->page);
+	rebuild->page = InvalidBuffer;
+	rebuild->nbatch = 0;
 	rebuild->event = NULL;
+	ResetExprContext(rebuild->fold->econtext);
+	ResetExprContext(rebuild->fold->key_econtext);
 }
 
 static bool
@@ -536,118 +541,58 @@ close_writer(Writer *writer)
 	table_close(writer->heap, NoLock);
 }
 
-/*
- * Gets AccessExclusiveLock on the table.  While we wait for it, new readers
- * queue behind us, so one wait is short; between two of them they get through.
- * Where that isn't enough, because there is always some reader, the waits grow.
- * They become longer than deadlock_timeout: a transaction that has read the
- * table and now waits for us, to append, will never let us in, and the
- * deadlock detector is to say so at once.
- */
+/* Folds into the new rows the events above the mark, and none of the triggers. */
 static void
-lock_for_swap(Relation target)
-{
-	TimestampTz start = GetCurrentTimestamp();
-	int patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
-	int timeout = SWAP_WAIT;
-
-	while (!try_lock(RelationGetRelid(target), timeout))
-	{
-		timeout = Min(timeout * 2, DeadlockTimeout + SWAP_WAIT);
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience))
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not lock state table \"%s\" to swap its rows",
-							RelationGetRelationName(target)),
-					 errdetail("Other transactions that have read the table were still open after %d ms.",
-							   patience),
-					 errhint("End them and try again, or set lock_timeout to wait longer. "
-							 "The table is as it was.")));
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(SWAP_WAIT * 1000L);
-	}
-}
-
-/* Tries for some milliseconds to get AccessExclusiveLock. */
-static bool
-try_lock(Oid relid, int timeout)
+catch_up(Rebuild *rebuild)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	int saved_timeout = LockTimeout;
-	volatile bool locked = true;
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	volatile int64 position = 0;
+	EsMaintenance *maintenance;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	EsActing acting;
 
-	BeginInternalSubTransaction(NULL);
+	rebuild->event = table_slot_create(events, NULL);
+	PushActiveSnapshot(GetLatestSnapshot());
+	EsProjectionAct(rebuild->projection, &acting);
 	PG_TRY();
 	{
-		LockTimeout = timeout;
-		LockRelationOid(relid, AccessExclusiveLock);
-		LockTimeout = saved_timeout;
-		ReleaseCurrentSubTransaction();
+		maintenance = EsMaintainBegin(rebuild->projection, rebuild->fold, rebuild->target, true,
+									  &position);
+		scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 1);
+		ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(rebuild->mark));
+		index_rescan(scan, &key, 1, NULL, 0);
+		while (index_getnext_slot(scan, ForwardScanDirection, rebuild->event))
+			catch_up_event(rebuild, maintenance);
+		index_endscan(scan);
+		EsMaintainWrite(maintenance);
+		rebuild->result.rows += EsMaintainEnd(maintenance);
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
-
-		LockTimeout = saved_timeout;
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
-		FreeErrorData(error);
-		locked = false;
+		EsProjectionFailed(rebuild->projection, TupIsNull(rebuild->event) ? NULL : rebuild->event,
+						   context);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return locked;
-}
-
-/* Checks the foreign keys from and to the new rows, which nothing has looked at. */
-static void
-check_foreign_keys(Relation target)
-{
-	Relation constraints = table_open(ConstraintRelationId, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple tuple;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-
-		if (constraint->contype == CONSTRAINT_FOREIGN && constraint->convalidated &&
-			(constraint->conrelid == RelationGetRelid(target) ||
-			 constraint->confrelid == RelationGetRelid(target)))
-			check_foreign_key(tuple);
-	}
+	EsActingEnd(&acting);
 	PopActiveSnapshot();
-	systable_endscan(scan);
-	table_close(constraints, AccessShareLock);
+	ExecDropSingleTupleTableSlot(rebuild->event);
+	index_close(index, AccessShareLock);
+	table_close(events, NoLock);
 }
 
-/* Checks all rows against a foreign key, as ALTER TABLE … VALIDATE CONSTRAINT does. */
 static void
-check_foreign_key(HeapTuple tuple)
+catch_up_event(Rebuild *rebuild, EsMaintenance *maintenance)
 {
-	Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-	Relation referencing = table_open(constraint->conrelid, RowShareLock);
-	Relation referenced = table_open(constraint->confrelid, RowShareLock);
-	Trigger trigger = {0};
+	bool isnull;
+	int64 position = DatumGetInt64(slot_getattr(rebuild->event, ES_EVENT_POSITION, &isnull));
 
-	trigger.tgname = NameStr(constraint->conname);
-	trigger.tgenabled = TRIGGER_FIRES_ON_ORIGIN;
-	trigger.tgisinternal = true;
-	trigger.tgconstrrelid = RelationGetRelid(referenced);
-	trigger.tgconstrindid = constraint->conindid;
-	trigger.tgconstraint = constraint->oid;
-	if (!RI_Initial_Check(&trigger, referencing, referenced))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot check foreign key \"%s\"", NameStr(constraint->conname)),
-				 errhint("Grant SELECT on both tables.")));
-	table_close(referenced, NoLock);
-	table_close(referencing, NoLock);
+	CHECK_FOR_INTERRUPTS();
+	rebuild->result.up_to_position = position;
+	if (!EsProjectionMatches(rebuild->projection, rebuild->event))
+		return;
+	EsMaintainEvent(maintenance, rebuild->event, position);
+	rebuild->result.events++;
 }

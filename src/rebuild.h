@@ -19,8 +19,9 @@ typedef struct EsRebuilt
 /*
  * Replaces the rows of the projection's state table by the fold of all events
  * that are visible now.  The caller has opened target with
- * ShareRowExclusiveLock, so that nobody who applies this projection is under
- * way, and closes it before anything else uses it.
+ * ShareUpdateExclusiveLock or a stronger one, but not one that conflicts with
+ * those who read the table and then append to it, and closes it afterwards.
+ * AccessExclusiveLock is taken for the end.
  */
 extern EsRebuilt EsRebuild(EsProjection *projection, Relation target);
 

@@ -97,10 +97,11 @@ EsRegistrySetHandler(const char *name, const char *event_type, bool batch, const
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool isnull;
-		Datum type = heap_getattr(tuple, ES_HANDLER_EVENT_TYPE, RelationGetDescr(handlers), &isnull);
+		Datum type = heap_getattr(tuple, ES_HANDLER_EVENT_TYPE, RelationGetDescr(handlers),
+								  &isnull);
 
-		if (isnull ? event_type != NULL :
-			event_type == NULL || strcmp(TextDatumGetCString(type), event_type) != 0)
+		if (isnull != (event_type == NULL) ||
+			(!isnull && strcmp(TextDatumGetCString(type), event_type) != 0))
 			continue;
 		CatalogTupleDelete(handlers, &tuple->t_self);
 		found = true;
@@ -139,10 +140,11 @@ EsRegistryDepend(Oid target, List *queries)
 	ObjectAddressSet(referenced, RelationRelationId, target);
 	recordDependencyOn(&trigger, &referenced, DEPENDENCY_AUTO);
 	ObjectAddressSet(referenced, ProcedureRelationId,
-					 LookupFuncName(list_make2(makeString("es"), makeString("refuse_direct_write")),
+					 LookupFuncName(list_make2(makeString(pstrdup("es")),
+											   makeString(pstrdup("refuse_direct_write"))),
 									0, NULL, false));
 	recordDependencyOn(&trigger, &referenced, DEPENDENCY_NORMAL);
-	foreach (lc, queries)
+	foreach(lc, queries)
 		recordDependencyOnExpr(&trigger, lfirst(lc), NIL, DEPENDENCY_NORMAL);
 	CommandCounterIncrement();
 }
@@ -269,7 +271,9 @@ add_row(const EsRegistryRow *row)
 #define SET_NULL_IF(column, isnull) nulls[ES_PROJECTION_##column - 1] = (isnull)
 	SET(NAME, CStringGetTextDatum(row->name));
 	SET(TARGET, ObjectIdGetDatum(row->target));
-	SET(APPLY, OidIsValid(row->function) ? CStringGetTextDatum(EsApplyText(row->function)) : (Datum) 0);
+	SET(APPLY, (Datum) 0);
+	if (OidIsValid(row->function))
+		SET(APPLY, CStringGetTextDatum(EsApplyText(row->function)));
 	SET(KEY, row->key == NULL ? (Datum) 0 : CStringGetTextDatum(row->key));
 	SET(AGGREGATE_TYPES, PointerGetDatum(row->aggregate_types));
 	SET(EVENT_TYPES, PointerGetDatum(row->event_types));

@@ -42,7 +42,7 @@ typedef struct EsRegistryRow
 {
 	char *name;
 	Oid target;
-	Oid function; /* or invalid */
+	Oid function;               /* or invalid */
 	char *key;                  /* or null */
 	ArrayType *aggregate_types; /* or null */
 	ArrayType *event_types;     /* or null */

@@ -2,9 +2,9 @@
  * replay.c
  *	  es.replay(): building a state table anew, by hand.
  *
- * ShareRowExclusiveLock on the state table from the beginning, so writers of
- * this projection wait for the end of the transaction, and readers only for
- * the swap; see rebuild.c.
+ * ShareUpdateExclusiveLock on the state table from the beginning lets readers
+ * and writers go on, until the new rows are put in place and caught up with the
+ * log; from then on they wait for the end of the transaction.  See rebuild.c.
  */
 #include "postgres.h"
 
@@ -79,8 +79,10 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = open_projection(name, &target);
 	}
-	rebuilt = projection->apply == NULL ? EsStatementsRebuild(projection, target) :
-		EsRebuild(projection, target);
+	if (projection->apply != NULL)
+		rebuilt = EsRebuild(projection, target);
+	else
+		rebuilt = EsStatementsRebuild(projection, target);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return rebuilt;
@@ -96,7 +98,7 @@ open_projection(const char *name, Relation *target)
 	{
 		projection = EsProjectionFind(name);
 		EsProjectionCheckOwner(projection);
-		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+		*target = EsProjectionOpen(projection, ShareUpdateExclusiveLock);
 	} while (*target == NULL);
 	return projection;
 }

@@ -67,6 +67,7 @@ struct EsStateRows
 	EPQState epqstate;
 	TupleTableSlot *stored; /* a row of the table */
 	TupleTableSlot *row;    /* the row to write */
+	int64 gained;           /* rows inserted, less those deleted */
 };
 
 static bool find_row(EsStateRows *rows, const Datum *key);
@@ -202,7 +203,7 @@ EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg)
 }
 
 EsStateRows *
-EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows)
+EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
 {
 	EsStateRows *rows = palloc0(sizeof(EsStateRows));
 
@@ -214,6 +215,8 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows)
 	rows->scan = EsIndexBeginScan(table, rows->index, &rows->dirty, key->ncolumns);
 
 	rows->estate = EsDirectBegin(table, &rows->result);
+	if (quiet)
+		rows->result->ri_TrigDesc = NULL;
 	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
 
 	rows->stored = table_slot_create(table, NULL);
@@ -259,17 +262,25 @@ EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
 		ExecSimpleRelationUpdate(rows->result, rows->estate, &rows->epqstate,
 								 rows->stored, rows->row);
 	else if (stored)
+	{
 		ExecSimpleRelationDelete(rows->result, rows->estate, &rows->epqstate, rows->stored);
+		rows->gained--;
+	}
 	else if (entry->state != NULL)
+	{
 		ExecSimpleRelationInsert(rows->result, rows->estate, rows->row);
+		rows->gained++;
+	}
 
 	ExecClearTuple(rows->row);
 	ResetPerTupleExprContext(rows->estate);
 }
 
-void
+int64
 EsStateRowsClose(EsStateRows *rows)
 {
+	int64 gained = rows->gained;
+
 	index_endscan(rows->scan);
 	index_close(rows->index, NoLock);
 	AfterTriggerEndQuery(rows->estate);
@@ -278,6 +289,7 @@ EsStateRowsClose(EsStateRows *rows)
 	ExecDropSingleTupleTableSlot(rows->row);
 	EsDirectEnd(rows->estate);
 	pfree(rows);
+	return gained;
 }
 
 void

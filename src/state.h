@@ -62,9 +62,9 @@ typedef struct EsStateRows EsStateRows;
  * Opens the state table's rows for reading and writing.  The caller holds
  * RowExclusiveLock on the table, and whatever keeps other projections' writers
  * off the keys that it will fetch.  lock_rows: others may write the table too,
- * so lock each row that is fetched.
+ * so lock each row that is fetched.  quiet: fire no triggers.
  */
-extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows);
+extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet);
 
 /*
  * Fetches the newest version of the key's row as the entry's state, waiting
@@ -76,8 +76,8 @@ extern void EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *
 /* Inserts, updates or deletes the row as the entry's state says. */
 extern void EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry);
 
-/* Fires the table's AFTER triggers and closes the rows. */
-extern void EsStateRowsClose(EsStateRows *rows);
+/* Fires the table's AFTER triggers and closes the rows; returns how many there are more. */
+extern int64 EsStateRowsClose(EsStateRows *rows);
 
 /* Raises an error unless the row in slot has the key. */
 extern void EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row);

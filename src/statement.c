@@ -13,7 +13,8 @@
  * through (EsStatementsWriting).
  *
  * Rebuilding empties the table and runs the statements for the whole log, in
- * place: readers see the old rows until it commits.
+ * place.  ShareRowExclusiveLock waits for those who have run the statements and
+ * holds off those who will; readers see the old rows until it commits.
  */
 #include "postgres.h"
 
@@ -32,6 +33,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "statement.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
@@ -43,9 +45,9 @@
 static Oid writing = InvalidOid; /* state table of the statement that runs */
 
 static void run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
-					 TupleTableSlot *event, int64 *position);
+					 TupleTableSlot *event, volatile int64 *position);
 static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
-					  Tuplestorestate *events, TupleTableSlot *event, int64 *position);
+					  Tuplestorestate *events, TupleTableSlot *event, volatile int64 *position);
 static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
@@ -57,7 +59,7 @@ static int64 count_rows(Relation target);
 
 void
 EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
-				int64 *position)
+				volatile int64 *position)
 {
 	EsFold *fold = EsProjectionFold(projection, target);
 	int pointer = tuplestore_alloc_read_pointer(events, EXEC_FLAG_REWIND);
@@ -100,6 +102,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 {
 	EsRebuilt result = {0};
 
+	LockRelation(target, ShareRowExclusiveLock);
 	CheckTableNotInUse(target, "rebuild");
 	check_targets(projection, EsProjectionFold(projection, target));
 	empty_table(projection, target);
@@ -113,7 +116,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 /* Runs for each event the statement of its type. */
 static void
 run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
-		 TupleTableSlot *event, int64 *position)
+		 TupleTableSlot *event, volatile int64 *position)
 {
 	while (tuplestore_gettupleslot(events, true, false, event))
 	{
@@ -137,7 +140,7 @@ run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int po
 /* Runs the statement once, for the events that the projection wants. */
 static void
 run_batch(EsProjection *projection, EsFold *fold, Relation log, Tuplestorestate *events,
-		  TupleTableSlot *event, int64 *position)
+		  TupleTableSlot *event, volatile int64 *position)
 {
 	Tuplestorestate *wanted = tuplestore_begin_heap(true, false, work_mem);
 	bool isnull;
@@ -185,11 +188,11 @@ check_targets(EsProjection *projection, EsFold *fold)
 {
 	ListCell *handler;
 
-	foreach (handler, fold->handlers)
+	foreach(handler, fold->handlers)
 	{
 		ListCell *query;
 
-		foreach (query, EsHandlerQueries(lfirst(handler)))
+		foreach(query, EsHandlerQueries(lfirst(handler)))
 			(void) writes_other_table(lfirst(query), projection);
 	}
 }
@@ -295,7 +298,7 @@ run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 		  TupleTableSlot *event)
 {
 	MemoryContext context = CurrentMemoryContext;
-	int64 position = 0;
+	volatile int64 position = 0;
 
 	PG_TRY();
 	{

@@ -17,14 +17,14 @@
  * The caller has opened target with RowExclusiveLock.
  */
 extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
-							int64 *position);
+							volatile int64 *position);
 
 /* Says whether a statement of the table's projection is running, so that it may be written. */
 extern bool EsStatementsWriting(Oid table);
 
 /*
  * Empties the state table and runs the statements for all events that are
- * visible now.  The caller has opened target with ShareRowExclusiveLock.
+ * visible now.  Takes ShareRowExclusiveLock on target, which the caller has opened.
  * Raises SE009 if the statements write other tables, which are not emptied.
  */
 extern EsRebuilt EsStatementsRebuild(EsProjection *projection, Relation target);

@@ -301,7 +301,7 @@ SELECT (SELECT sum(balance) FROM account) AS balances,
 FROM es.events;
 \set ECHO none
 
-\echo 'Nobody can help a balance along by hand, not even a superuser:'
+\echo 'A balance can not be helped along by hand. Even a superuser is refused:'
 \echo
 
 \set ON_ERROR_STOP off
