@@ -1,6 +1,6 @@
 -- Projections kept by statements: one per event type, or one for many events.
 
-CREATE EXTENSION IF NOT EXISTS pg_eventsourcing;
+CREATE EXTENSION pg_eventsourcing;
 CREATE SCHEMA statement;
 SET search_path = statement;
 \set SHOW_CONTEXT never
@@ -159,4 +159,5 @@ RESET search_path;
 REVOKE USAGE ON SCHEMA es FROM regress_es_other;
 SET client_min_messages = warning;
 DROP SCHEMA statement CASCADE;
+DROP EXTENSION pg_eventsourcing;
 DROP ROLE regress_es_other;
