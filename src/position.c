@@ -77,6 +77,13 @@ EsPositionNext(void)
 	return nextval_internal(sequence, false);
 }
 
+/* Returns the last position that was given out, 0 if none. */
+int64
+EsPositionLast(void)
+{
+	return last_value(EsCatalogOid(ES_OBJECT_POSITION_SEQ));
+}
+
 /* Returns the high-water mark.  The order of the two reads is what counts. */
 int64
 EsHighWaterMark(void)

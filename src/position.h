@@ -7,6 +7,9 @@
 
 #include "postgres.h"
 
+/* Returns the last position that was given out, 0 if none. */
+extern int64 EsPositionLast(void);
+
 /* Returns a new position; the aggregate's lock must be held. */
 extern int64 EsPositionNext(void);
 

@@ -46,6 +46,7 @@ static MemoryContext registry_context = NULL; /* of registry */
 static List *registry = NIL;
 static EsFilterIndex *by_event_type;
 static EsFilterIndex *by_aggregate_type;
+static Bitmapset *enabled = NULL; /* places in registry */
 static bool registry_valid = false;
 static uint64 registry_changes = 0;
 static uint64 fold_changes = 0;
@@ -139,7 +140,7 @@ EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event)
 					  EsFilterIndexFind(by_aggregate_type,
 										slot_getattr(event, ES_EVENT_AGGREGATE_TYPE, &isnull)));
 
-	return bms_join(wanted, members);
+	return bms_join(wanted, bms_int_members(members, enabled));
 }
 
 bool
@@ -336,10 +337,13 @@ index_filters(void)
 	List *aggregate_types = NIL;
 	ListCell *lc;
 
+	enabled = NULL; /* the old one goes with the old registry */
 	foreach(lc, registry)
 	{
 		EsProjection *projection = lfirst(lc);
 
+		if (projection->enabled)
+			enabled = bms_add_member(enabled, list_length(event_types));
 		event_types = lappend(event_types, projection->event_types);
 		aggregate_types = lappend(aggregate_types, projection->aggregate_types);
 	}
@@ -389,6 +393,8 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 	projection->aggregate_types = text_list(VALUE(AGGREGATE_TYPES), ISNULL(AGGREGATE_TYPES));
 	projection->event_types = text_list(VALUE(EVENT_TYPES), ISNULL(EVENT_TYPES));
 	projection->protect = DatumGetBool(VALUE(PROTECT));
+	projection->enabled = DatumGetBool(VALUE(ENABLED));
+	projection->checkpoint = ISNULL(CHECKPOINT) ? 0 : DatumGetInt64(VALUE(CHECKPOINT));
 	projection->settings = DatumGetArrayTypePCopy(VALUE(SETTINGS));
 #undef VALUE
 #undef ISNULL

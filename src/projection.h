@@ -45,6 +45,8 @@ typedef struct EsProjection
 	List *aggregate_types; /* of text; NIL: all */
 	List *event_types;     /* of text; NIL: all */
 	bool protect;
+	bool enabled;
+	int64 checkpoint; /* of a disabled one: the rows reflect the events up to here */
 	ArrayType *settings;
 
 	EsFold *fold; /* null: not compiled */

@@ -39,6 +39,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog.h"
+#include "catchup.h"
 #include "commands/cluster.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
@@ -47,7 +48,6 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "guc.h"
-#include "maintain.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "position.h"
@@ -55,7 +55,6 @@
 #include "state.h"
 #include "storage/bufmgr.h"
 #include "swap.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -131,7 +130,6 @@ static void write_state(EsStateEntry *entry, void *arg);
 static void flush_writer(Writer *writer);
 static void close_writer(Writer *writer);
 static void catch_up(Rebuild *rebuild);
-static void catch_up_event(Rebuild *rebuild, EsMaintenance *maintenance);
 
 EsRebuilt
 EsRebuild(EsProjection *projection, Relation target)
@@ -541,58 +539,15 @@ close_writer(Writer *writer)
 	table_close(writer->heap, NoLock);
 }
 
-/* Folds into the new rows the events above the mark, and none of the triggers. */
+/* Folds into the new rows the events above the mark, and fires no triggers. */
 static void
 catch_up(Rebuild *rebuild)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
-	volatile int64 position = 0;
-	EsMaintenance *maintenance;
-	IndexScanDesc scan;
-	ScanKeyData key;
-	EsActing acting;
+	EsCaughtUp caught_up =
+		EsCatchUp(rebuild->projection, rebuild->fold, rebuild->target, rebuild->mark, true);
 
-	rebuild->event = table_slot_create(events, NULL);
-	PushActiveSnapshot(GetLatestSnapshot());
-	EsProjectionAct(rebuild->projection, &acting);
-	PG_TRY();
-	{
-		maintenance = EsMaintainBegin(rebuild->projection, rebuild->fold, rebuild->target, true,
-									  &position);
-		scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 1);
-		ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(rebuild->mark));
-		index_rescan(scan, &key, 1, NULL, 0);
-		while (index_getnext_slot(scan, ForwardScanDirection, rebuild->event))
-			catch_up_event(rebuild, maintenance);
-		index_endscan(scan);
-		EsMaintainWrite(maintenance);
-		rebuild->result.rows += EsMaintainEnd(maintenance);
-	}
-	PG_CATCH();
-	{
-		EsProjectionFailed(rebuild->projection, TupIsNull(rebuild->event) ? NULL : rebuild->event,
-						   context);
-	}
-	PG_END_TRY();
-	EsActingEnd(&acting);
-	PopActiveSnapshot();
-	ExecDropSingleTupleTableSlot(rebuild->event);
-	index_close(index, AccessShareLock);
-	table_close(events, NoLock);
-}
-
-static void
-catch_up_event(Rebuild *rebuild, EsMaintenance *maintenance)
-{
-	bool isnull;
-	int64 position = DatumGetInt64(slot_getattr(rebuild->event, ES_EVENT_POSITION, &isnull));
-
-	CHECK_FOR_INTERRUPTS();
-	rebuild->result.up_to_position = position;
-	if (!EsProjectionMatches(rebuild->projection, rebuild->event))
-		return;
-	EsMaintainEvent(maintenance, rebuild->event, position);
-	rebuild->result.events++;
+	rebuild->result.events += caught_up.events;
+	rebuild->result.rows += caught_up.rows;
+	if (caught_up.up_to_position > rebuild->mark)
+		rebuild->result.up_to_position = caught_up.up_to_position;
 }

@@ -50,7 +50,8 @@ PG_FUNCTION_INFO_V1(es_registry_changed);
 static void add_trigger(const EsRegistryRow *row);
 static void add_row(const EsRegistryRow *row);
 static SysScanDesc scan_handlers(Relation handlers, Snapshot snapshot, const char *name);
-static void change_row(const char *name, const char *function);
+static void set_apply(const char *name, Oid function);
+static void change_row(const char *name, int ncolumns, int *columns, Datum *values, bool *nulls);
 static void execute(const char *command);
 static char *qualified_name(Oid relid);
 
@@ -82,7 +83,7 @@ EsRegistryForget(const char *name)
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(handlers, NoLock);
-	change_row(name, NULL);
+	change_row(name, 0, NULL, NULL, NULL);
 }
 
 bool
@@ -166,7 +167,7 @@ EsRegistrySetFunction(const char *name, Oid target, Oid function)
 		ObjectAddressSet(referenced, ProcedureRelationId, function);
 		recordDependencyOn(&dependent, &referenced, DEPENDENCY_NORMAL);
 	}
-	change_row(name, EsApplyText(function));
+	set_apply(name, function);
 }
 
 void
@@ -177,7 +178,7 @@ EsRegistryFollow(const char *name, Oid target, const char *text)
 	if (OidIsValid(function))
 	{
 		if (strcmp(EsApplyText(function), text) != 0)
-			change_row(name, EsApplyText(function));
+			set_apply(name, function);
 	}
 	else if (OidIsValid(get_trigger_oid(target, PROTECT_TRIGGER, true)))
 	{
@@ -185,6 +186,28 @@ EsRegistryFollow(const char *name, Oid target, const char *text)
 		if (OidIsValid(function))
 			EsRegistrySetFunction(name, target, function);
 	}
+}
+
+void
+EsRegistrySetProtect(const char *name, Oid target, bool protect)
+{
+	int column = ES_PROJECTION_PROTECT;
+	Datum value = BoolGetDatum(protect);
+	bool isnull = false;
+
+	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, qualified_name(target),
+					 protect ? "ENABLE ALWAYS" : "DISABLE"));
+	change_row(name, 1, &column, &value, &isnull);
+}
+
+void
+EsRegistrySetEnabled(const char *name, bool enabled, int64 checkpoint)
+{
+	int columns[] = {ES_PROJECTION_ENABLED, ES_PROJECTION_CHECKPOINT};
+	Datum values[] = {BoolGetDatum(enabled), Int64GetDatum(checkpoint)};
+	bool nulls[] = {false, enabled};
+
+	change_row(name, lengthof(columns), columns, values, nulls);
 }
 
 /* The trigger depends on two functions: the one that it runs returns trigger. */
@@ -280,6 +303,9 @@ add_row(const EsRegistryRow *row)
 	SET(MODE, CStringGetTextDatum(row->mode));
 	SET(PROTECT, BoolGetDatum(row->protect));
 	SET(SETTINGS, PointerGetDatum(row->settings));
+	SET(ENABLED, BoolGetDatum(true));
+	SET(CHECKPOINT, (Datum) 0);
+	SET_NULL_IF(CHECKPOINT, true);
 	SET_NULL_IF(APPLY, !OidIsValid(row->function));
 	SET_NULL_IF(KEY, row->key == NULL);
 	SET_NULL_IF(AGGREGATE_TYPES, row->aggregate_types == NULL);
@@ -303,9 +329,20 @@ scan_handlers(Relation handlers, Snapshot snapshot, const char *name)
 							  &key);
 }
 
-/* Gives the projection's row another function, or removes it (null), if it is there. */
+/* Names another function in the projection's row. */
 static void
-change_row(const char *name, const char *function)
+set_apply(const char *name, Oid function)
+{
+	int column = ES_PROJECTION_APPLY;
+	Datum value = CStringGetTextDatum(EsApplyText(function));
+	bool isnull = false;
+
+	change_row(name, 1, &column, &value, &isnull);
+}
+
+/* Changes columns of the projection's row, or removes it (no columns), if it is there. */
+static void
+change_row(const char *name, int ncolumns, int *columns, Datum *values, bool *nulls)
 {
 	Relation registry = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), RowExclusiveLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -319,18 +356,12 @@ change_row(const char *name, const char *function)
 	scan = systable_beginscan(registry, EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), true, snapshot,
 							  1, &key);
 	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple) && function == NULL)
+	if (HeapTupleIsValid(tuple) && ncolumns == 0)
 		CatalogTupleDelete(registry, &tuple->t_self);
 	else if (HeapTupleIsValid(tuple))
-	{
-		int column = ES_PROJECTION_APPLY;
-		Datum value = CStringGetTextDatum(function);
-		bool isnull = false;
-
 		CatalogTupleUpdate(registry, &tuple->t_self,
-						   heap_modify_tuple_by_cols(tuple, RelationGetDescr(registry), 1, &column,
-													 &value, &isnull));
-	}
+						   heap_modify_tuple_by_cols(tuple, RelationGetDescr(registry), ncolumns,
+													 columns, values, nulls));
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(registry, NoLock);

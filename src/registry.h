@@ -21,10 +21,12 @@ typedef enum EsProjectionColumn
 	ES_PROJECTION_EVENT_TYPES,
 	ES_PROJECTION_MODE,
 	ES_PROJECTION_PROTECT,
-	ES_PROJECTION_SETTINGS
+	ES_PROJECTION_SETTINGS,
+	ES_PROJECTION_ENABLED,
+	ES_PROJECTION_CHECKPOINT
 } EsProjectionColumn;
 
-#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_SETTINGS
+#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_CHECKPOINT
 
 /* Columns of es.projection_handler, in their order. */
 typedef enum EsHandlerColumn
@@ -71,6 +73,12 @@ extern void EsRegistryDepend(Oid target, List *queries);
 
 /* Removes the row only, and those of its statements. */
 extern void EsRegistryForget(const char *name);
+
+/* Protects the state table from direct writes, or lets them through. */
+extern void EsRegistrySetProtect(const char *name, Oid target, bool protect);
+
+/* Enables the projection, or disables it; then it has got the events up to the checkpoint. */
+extern void EsRegistrySetEnabled(const char *name, bool enabled, int64 checkpoint);
 
 /* Makes the projection use another function. */
 extern void EsRegistrySetFunction(const char *name, Oid target, Oid function);

@@ -79,6 +79,11 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = open_projection(name, &target);
 	}
+	if (!projection->enabled)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
+				 errmsg("projection \"%s\" is disabled", name),
+				 errhint("Enable it first, with es.alter_projection().")));
 	if (projection->apply != NULL)
 		rebuilt = EsRebuild(projection, target);
 	else

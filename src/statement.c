@@ -35,6 +35,7 @@
 #include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -52,7 +53,7 @@ static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTabl
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
 static void empty_table(EsProjection *projection, Relation target);
-static void run_log(EsProjection *projection, Relation target, EsRebuilt *result);
+static void run_log(EsProjection *projection, Relation target, int64 after, EsRebuilt *result);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 					  TupleTableSlot *event);
 static int64 count_rows(Relation target);
@@ -97,6 +98,15 @@ EsStatementsWriting(Oid table)
 	return OidIsValid(writing) && writing == table;
 }
 
+int64
+EsStatementsCatchUp(EsProjection *projection, Relation target, int64 after)
+{
+	EsRebuilt result = {0};
+
+	run_log(projection, target, after, &result);
+	return result.events;
+}
+
 EsRebuilt
 EsStatementsRebuild(EsProjection *projection, Relation target)
 {
@@ -107,7 +117,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	check_targets(projection, EsProjectionFold(projection, target));
 	empty_table(projection, target);
 	CommandCounterIncrement();
-	run_log(projection, target, &result);
+	run_log(projection, target, 0, &result);
 	CommandCounterIncrement();
 	result.rows = count_rows(target);
 	return result;
@@ -252,19 +262,21 @@ empty_table(EsProjection *projection, Relation target)
 	EsActingEnd(&acting);
 }
 
-/* Runs the statements for all visible events, in position order, in chunks. */
+/* Runs the statements for the visible events above a position, in their order, in chunks. */
 static void
-run_log(EsProjection *projection, Relation target, EsRebuilt *result)
+run_log(EsProjection *projection, Relation target, int64 after, EsRebuilt *result)
 {
 	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 0);
+	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 1);
 	TupleTableSlot *event = table_slot_create(log, NULL);
 	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
+	ScanKeyData key;
 	bool more = true;
 
-	index_rescan(scan, NULL, 0, NULL, 0);
+	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
+	index_rescan(scan, &key, 1, NULL, 0);
 	while (more)
 	{
 		Tuplestorestate *chunk = tuplestore_begin_heap(true, false, work_mem);

@@ -23,6 +23,12 @@ extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestor
 extern bool EsStatementsWriting(Oid table);
 
 /*
+ * Runs the statements for the visible events above a position and returns how
+ * many there were.  The caller has opened target with ShareRowExclusiveLock.
+ */
+extern int64 EsStatementsCatchUp(EsProjection *projection, Relation target, int64 after);
+
+/*
  * Empties the state table and runs the statements for all events that are
  * visible now.  Takes ShareRowExclusiveLock on target, which the caller has opened.
  * Raises SE009 if the statements write other tables, which are not emptied.

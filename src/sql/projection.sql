@@ -10,6 +10,8 @@ CREATE TABLE es.projection (
 	mode            text     NOT NULL,
 	protect         boolean  NOT NULL,
 	settings        text[]   NOT NULL,
+	enabled         boolean  NOT NULL,
+	checkpoint      bigint,
 	CONSTRAINT projection_pkey PRIMARY KEY (name),
 	CONSTRAINT projection_target_key UNIQUE (target)
 );
@@ -52,10 +54,10 @@ SELECT p.name,
        END AS kind,
        p.target,
        p.mode,
-       'running'::text AS status,
-       true AS enabled,
-       NULL::bigint AS checkpoint,
-       0::bigint AS lag,
+       CASE WHEN p.enabled THEN 'running' ELSE 'disabled' END AS status,
+       p.enabled,
+       p.checkpoint,
+       CASE WHEN p.enabled THEN 0 ELSE es.high_water_mark() - p.checkpoint END AS lag,
        NULL::text AS last_error,
        NULL::bigint AS last_error_position,
        (SELECT c.relowner::pg_catalog.regrole FROM pg_catalog.pg_class AS c WHERE c.oid = p.target) AS owner,
@@ -68,7 +70,7 @@ SELECT p.name,
   FROM es.projection p;
 
 COMMENT ON VIEW es.projections IS
-'Projections; inline ones are never behind, so they have neither a checkpoint nor a lag';
+'Projections; a checkpoint is that of a disabled one, its lag is in positions';
 
 CREATE FUNCTION es.create_projection(name text, target regclass, apply text DEFAULT NULL,
 	key text DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
@@ -93,6 +95,14 @@ AS 'MODULE_PATHNAME', 'es_set_batch_handler';
 
 COMMENT ON FUNCTION es.set_batch_handler(text, text) IS
 'Sets the statement that a projection runs once for many events, which it reads from the relation events; null removes it';
+
+CREATE FUNCTION es.alter_projection(name text, mode text DEFAULT NULL, on_error text DEFAULT NULL,
+	enabled boolean DEFAULT NULL, protect boolean DEFAULT NULL)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_alter_projection';
+
+COMMENT ON FUNCTION es.alter_projection(text, text, text, boolean, boolean) IS
+'Disables a projection, so that appends neither maintain its table nor fail with it; enables it again after it has caught up with the log, which waits for, and holds off, all writers; protects the table or lets direct writes through. Null leaves a property as it is';
 
 CREATE FUNCTION es.drop_projection(name text)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
