@@ -309,7 +309,7 @@ parse_expressions(EsKey *key, Relation target, Relation events, const char *text
 		if (list_length(targets) != key->ncolumns)
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_INVALID_PROJECTION),
-					 errmsg("the key has %d expressions, but the primary key of \"%s\" has %d columns",
+					 errmsg("number of key expressions (%d) differs from that of primary key columns of \"%s\" (%d)",
 							list_length(targets), RelationGetRelationName(target), key->ncolumns),
 					 errhint("Give one expression for each column of the primary key, in its order.")));
 		foreach(lc, targets)

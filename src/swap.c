@@ -69,9 +69,9 @@ EsSwapCheckForeignKeys(Relation table)
  * Gets AccessExclusiveLock on the table.  While we wait for it, new readers
  * queue behind us, so one wait is short; between two of them they get through.
  * Where that isn't enough, because there is always some reader, the waits grow.
- * They become longer than deadlock_timeout: a transaction that has read the
- * table and now waits for us, to append, will never let us in, and the
- * deadlock detector is to say so at once.
+ * They become longer than deadlock_timeout: while a projection is created,
+ * es.events is locked too, and a transaction that has read the table and now
+ * waits to append will never let us in; the deadlock detector is to say so.
  */
 static void
 lock_for_swap(Relation table)

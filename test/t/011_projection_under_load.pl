@@ -87,7 +87,7 @@ CREATE FUNCTION wait_for_replay() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1 .. 500 LOOP
 		EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE relation = 'by_bucket'::regclass
-		                  AND mode = 'ShareRowExclusiveLock' AND granted);
+		                  AND mode = 'AccessExclusiveLock' AND NOT granted);
 		PERFORM pg_sleep(0.01);
 	END LOOP;
 END $$;
@@ -261,23 +261,22 @@ states_are_right('after a crash');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM pg_class WHERE relname LIKE 'pg\_temp\_%')),
 	'0', 'and nothing is left of the replay in pg_class');
 
-# A transaction that reads the state and then appends deadlocks with a replay
-# between the two: one of them must be told so soon, and then all goes on.
+# A transaction that has read the state, and appends when a replay waits for the
+# state table, is let through, and the replay ends after it.
 $load = EsLoad->start($node, 'reader', { reader => "
 BEGIN;
 SELECT count(*) FROM by_bucket;
 SELECT wait_for_replay();
 SELECT es.append('load', 'a1', 'Happened', '{\"bucket\": 1}');
-COMMIT;" }, '-c', 1, '-t', 1, '--max-tries', 10);
+COMMIT;" }, '-c', 1, '-t', 1);
 $node->poll_query_until('postgres',
 	q(SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'reader' AND query ~ 'wait_for_replay'));
 my $begun = time;
 my ($ret, $stdout, $stderr) = $node->psql('postgres', q(SELECT * FROM es.replay('by_bucket')));
 $result = $load->finish;
-cmp_ok(time - $begun, '<', 30, 'a deadlock of a reader that appends and a replay ends soon');
-ok($ret == 0 || $stderr =~ /deadlock detected/, 'the replay does its work or says what was in its way')
-  or diag($stderr);
-is($result->{exit} . $result->{failed}, '00', 'and the append is done') or diag($result->{stderr});
+cmp_ok(time - $begun, '<', 30, 'a reader that appends does not keep a replay waiting');
+is($ret, 0, 'the replay does its work') or diag($stderr);
+is($result->{exit} . $result->{failed}, '00', 'and the append is done at once') or diag($result->{stderr});
 states_are_right('after it');
 
 # And everything goes on.
