@@ -142,6 +142,17 @@ CREATE TRIGGER react AFTER INSERT ON log FOR EACH ROW EXECUTE FUNCTION react();
 SELECT es.append('log', '4', 'A');
 SELECT type FROM log ORDER BY id DESC LIMIT 2;
 
+-- but not in a replay, which would make history twice
+SELECT es.set_handler('log', 'B', 'INSERT INTO log (type) VALUES (event.event_type)');
+SELECT es.set_handler('log', 'D', NULL);
+SELECT count(*) FROM es.events;
+\set VERBOSITY terse
+SELECT * FROM es.replay('log');
+\set VERBOSITY default
+SELECT count(*) FROM es.events;
+DROP TRIGGER react ON log;
+SELECT events, rows FROM es.replay('log');
+
 -- who owns the table owns the projection
 CREATE ROLE regress_es_other;
 GRANT USAGE ON SCHEMA es, statement TO regress_es_other;

@@ -35,6 +35,7 @@
 #include "append.h"
 #include "catalog.h"
 #include "commands/trigger.h"
+#include "errors.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "inline.h"
@@ -110,6 +111,11 @@ es_apply_inline(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("an apply function cannot append events"),
 				 errhint("Append from a trigger on the state table.")));
+	if (EsStatementsReplaying())
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
+				 errmsg("a trigger or a statement appends events during a replay"),
+				 errhint("Disable the trigger for the time of the replay.")));
 	EsProjectionsEnter();
 	if (EsProjections() != NIL)
 	{

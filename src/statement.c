@@ -14,7 +14,9 @@
  *
  * Rebuilding empties the table and runs the statements for the whole log, in
  * place.  ShareRowExclusiveLock waits for those who have run the statements and
- * holds off those who will; readers see the old rows until it commits.
+ * holds off those who will; readers see the old rows until it commits.  What
+ * the statements call, and the triggers of the tables that they write, must not
+ * append meanwhile (inline.c refuses it): that would be history made twice.
  */
 #include "postgres.h"
 
@@ -44,6 +46,7 @@
 #define REBUILD_BATCH 10000 /* events at most that are handed over at once */
 
 static Oid writing = InvalidOid; /* state table of the statement that runs */
+static bool replaying = false;
 
 static void run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
 					 TupleTableSlot *event, volatile int64 *position);
@@ -98,6 +101,12 @@ EsStatementsWriting(Oid table)
 	return OidIsValid(writing) && writing == table;
 }
 
+bool
+EsStatementsReplaying(void)
+{
+	return replaying;
+}
+
 int64
 EsStatementsCatchUp(EsProjection *projection, Relation target, int64 after)
 {
@@ -117,7 +126,16 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	check_targets(projection, EsProjectionFold(projection, target));
 	empty_table(projection, target);
 	CommandCounterIncrement();
-	run_log(projection, target, 0, &result);
+	PG_TRY();
+	{
+		replaying = true;
+		run_log(projection, target, 0, &result);
+	}
+	PG_FINALLY();
+	{
+		replaying = false;
+	}
+	PG_END_TRY();
 	CommandCounterIncrement();
 	result.rows = count_rows(target);
 	return result;

@@ -22,6 +22,9 @@ extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestor
 /* Says whether a statement of the table's projection is running, so that it may be written. */
 extern bool EsStatementsWriting(Oid table);
 
+/* Says whether the statements of some projection are being replayed. */
+extern bool EsStatementsReplaying(void);
+
 /*
  * Runs the statements for the visible events above a position and returns how
  * many there were.  The caller has opened target with ShareRowExclusiveLock.
