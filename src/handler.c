@@ -26,6 +26,7 @@
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/params.h"
 #include "parser/parse_node.h"
 #include "parser/parser.h"
@@ -58,6 +59,7 @@ static Node *find_event_column(ParseState *pstate, ColumnRef *cref, Node *var);
 static Node *event_param(int id, Oid type, int32 typmod, Oid collation, int location);
 static ParamExternData *fetch_param(ParamListInfo params, int id, bool speculative,
 									ParamExternData *workspace);
+static bool hide_events(Node *node, void *context);
 static void register_events(Relation events, Tuplestorestate *tuples);
 
 EsHandler *
@@ -99,8 +101,10 @@ List *
 EsHandlerQueries(EsHandler *handler)
 {
 	List *sources = SPI_plan_get_plan_sources(handler->plan);
+	List *queries = copyObject(((CachedPlanSource *) linitial(sources))->query_list);
 
-	return ((CachedPlanSource *) linitial(sources))->query_list;
+	(void) hide_events((Node *) queries, NULL);
+	return queries;
 }
 
 void
@@ -268,6 +272,25 @@ fetch_param(ParamListInfo params, int id, bool speculative, ParamExternData *wor
 		workspace->value = slot_getattr(event, id, &workspace->isnull);
 	}
 	return workspace;
+}
+
+/* Takes the relation "events" out: newer versions refuse to record a dependency on it. */
+static bool
+hide_events(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind == RTE_NAMEDTUPLESTORE)
+			rte->rtekind = RTE_RESULT;
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, hide_events, context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, hide_events, context);
 }
 
 /* Makes the tuples known to SPI as the relation "events". */

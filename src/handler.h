@@ -22,7 +22,7 @@ typedef struct EsHandler EsHandler;
  */
 extern EsHandler *EsHandlerCompile(const char *statement, Relation events, bool batch);
 
-/* Returns the parsed queries of a handler, to find what they depend on. */
+/* Returns a copy of a handler's parsed queries, to find what they depend on and write. */
 extern List *EsHandlerQueries(EsHandler *handler);
 
 /* Runs the statement for one event.  The caller is connected to SPI. */
