@@ -31,7 +31,6 @@
 PG_FUNCTION_INFO_V1(es_alter_projection);
 
 static void check_mode(FunctionCallInfo fcinfo);
-static EsProjection *open_projection(const char *name, Relation *target);
 static void disable(const char *name);
 static void enable(const char *name);
 static void catch_up(EsProjection *projection, Relation target);
@@ -64,7 +63,7 @@ es_alter_projection(PG_FUNCTION_ARGS)
 	}
 	if (!PG_ARGISNULL(4))
 	{
-		projection = open_projection(name, &target);
+		projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
 		table_close(target, NoLock);
 		EsRegistrySetProtect(name, projection->target, PG_GETARG_BOOL(4));
 	}
@@ -90,26 +89,11 @@ check_mode(FunctionCallInfo fcinfo)
 				 errhint("It is \"stop\" or \"park\".")));
 }
 
-/* Opens the state table with a lock that keeps all others who apply the projection away. */
-static EsProjection *
-open_projection(const char *name, Relation *target)
-{
-	EsProjection *projection;
-
-	do
-	{
-		projection = EsProjectionFind(name);
-		EsProjectionCheckOwner(projection);
-		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
-	} while (*target == NULL);
-	return projection;
-}
-
 static void
 disable(const char *name)
 {
 	Relation target;
-	EsProjection *projection = open_projection(name, &target);
+	EsProjection *projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
 
 	if (projection->enabled)
 		EsRegistrySetEnabled(name, false, EsPositionLast());
@@ -123,7 +107,7 @@ enable(const char *name)
 	EsProjection *projection;
 
 	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
-	projection = open_projection(name, &target);
+	projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
 	if (!projection->enabled)
 	{
 		CommandCounterIncrement();

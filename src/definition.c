@@ -496,14 +496,8 @@ set_handler(const char *name, const char *event_type, bool batch, const char *st
 static EsProjection *
 open_for_handler(const char *name, bool batch, Relation *target)
 {
-	EsProjection *projection;
+	EsProjection *projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, target);
 
-	do
-	{
-		projection = EsProjectionFind(name);
-		EsProjectionCheckOwner(projection);
-		*target = EsProjectionOpen(projection, ShareRowExclusiveLock);
-	} while (*target == NULL);
 	if (projection->apply != NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),

@@ -173,6 +173,20 @@ EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode)
 	return NULL;
 }
 
+EsProjection *
+EsProjectionOpenOwned(const char *name, LOCKMODE lockmode, Relation *target)
+{
+	EsProjection *projection;
+
+	do
+	{
+		projection = EsProjectionFind(name);
+		EsProjectionCheckOwner(projection);
+		*target = EsProjectionOpen(projection, lockmode);
+	} while (*target == NULL);
+	return projection;
+}
+
 EsFold *
 EsProjectionFold(EsProjection *projection, Relation target)
 {

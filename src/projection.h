@@ -86,6 +86,12 @@ extern bool EsProjectionMatches(EsProjection *projection, TupleTableSlot *event)
  */
 extern Relation EsProjectionOpen(EsProjection *projection, LOCKMODE lockmode);
 
+/*
+ * Finds the projection, for its owner only (SE006, 42501), and opens its state
+ * table with the lock.
+ */
+extern EsProjection *EsProjectionOpenOwned(const char *name, LOCKMODE lockmode, Relation *target);
+
 /* Returns the projection's fold, compiled as its owner.  The caller has opened the state table. */
 extern EsFold *EsProjectionFold(EsProjection *projection, Relation target);
 

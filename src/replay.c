@@ -24,7 +24,6 @@
 PG_FUNCTION_INFO_V1(es_replay);
 
 static EsRebuilt replay(const char *name, const char *apply);
-static EsProjection *open_projection(const char *name, Relation *target);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt,
 					   TimestampTz start);
 
@@ -64,7 +63,7 @@ replay(const char *name, const char *apply)
 	EsRebuilt rebuilt;
 
 	EsProjectionsEnter();
-	projection = open_projection(name, &target);
+	projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	if (apply != NULL && projection->apply == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
@@ -77,7 +76,7 @@ replay(const char *name, const char *apply)
 		EsApplyCheck(target, function, apply);
 		EsRegistrySetFunction(name, projection->target, function);
 		table_close(target, NoLock);
-		projection = open_projection(name, &target);
+		projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	}
 	if (!projection->enabled)
 		ereport(ERROR,
@@ -91,21 +90,6 @@ replay(const char *name, const char *apply)
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return rebuilt;
-}
-
-/* Opens the state table of a projection that the current user may replay. */
-static EsProjection *
-open_projection(const char *name, Relation *target)
-{
-	EsProjection *projection;
-
-	do
-	{
-		projection = EsProjectionFind(name);
-		EsProjectionCheckOwner(projection);
-		*target = EsProjectionOpen(projection, ShareUpdateExclusiveLock);
-	} while (*target == NULL);
-	return projection;
 }
 
 static void
