@@ -22,8 +22,12 @@ SELECT count(*) FROM es.append_events('a', '2', '[{"event_type": "x"}, {"event_t
 TABLE trail ORDER BY id;
 TABLE counts ORDER BY type;
 SELECT lag FROM es.projections;
-SELECT * FROM es.replay('trail');
-\echo :LAST_ERROR_SQLSTATE
+-- a replay brings it up to date, and leaves it disabled
+BEGIN;
+SELECT events, rows, up_to_position FROM es.replay('trail');
+TABLE trail ORDER BY id;
+SELECT name, status, checkpoint, lag FROM es.projections ORDER BY name;
+ROLLBACK;
 
 -- again, and twice
 SELECT es.alter_projection('trail', enabled => false);

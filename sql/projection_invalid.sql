@@ -116,7 +116,6 @@ INSERT INTO trial (arguments) VALUES
 	('''x'', ''good'', ''good_apply'', event_types => ''{NULL}'''),
 	('''x'', ''good'', ''good_apply'', mode => NULL'),
 	('''x'', ''good'', ''good_apply'', mode => ''sometimes'''),
-	('''x'', ''good'', ''good_apply'', mode => ''async'''),
 	('''x'', ''good'', ''good_apply'', on_error => NULL'),
 	('''x'', ''good'', ''good_apply'', on_error => ''resume'''),
 	('''x'', ''good'', ''good_apply'', protect => NULL'),

@@ -1,15 +1,18 @@
 /*
  * alter.c
- *	  es.alter_projection(): disabling, enabling and protecting.
+ *	  es.alter_projection(): how a projection runs.
  *
- * Disabling takes ShareRowExclusiveLock on the state table, which waits for
- * everybody who has applied the projection.  Whoever wants it for an event
+ * A projection is live while the writers maintain it: it is inline and enabled.
+ *
+ * What ends that takes ShareRowExclusiveLock on the state table, which waits
+ * for everybody who has applied the projection.  Whoever wants it for an event
  * locks the table before the event gets its position (inline.c).  So when the
  * lock is granted, the rows reflect all the projection's events up to the last
  * position that was given out: that is the checkpoint.
  *
- * Enabling locks es.events first, against all writers, because those in flight
- * don't apply the projection.  Then the visible events above the checkpoint are
+ * To become live, the projection first catches up with the settled events while
+ * everybody goes on.  Then es.events is locked against all writers, because
+ * those in flight don't apply the projection: the visible events above are
  * exactly those that the rows lack.
  */
 #include "postgres.h"
@@ -18,22 +21,22 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "catchup.h"
-#include "errors.h"
+#include "checkpoint.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "position.h"
 #include "projection.h"
 #include "registry.h"
-#include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(es_alter_projection);
 
-static void check_mode(FunctionCallInfo fcinfo);
-static void disable(const char *name);
-static void enable(const char *name);
-static void catch_up(EsProjection *projection, Relation target);
+static void set_running(const char *name, FunctionCallInfo fcinfo);
+static void end_live(EsProjection *projection);
+static void become_live(EsProjection *projection, Relation target);
+static int64 catch_up(EsProjection *projection, Relation target, int64 after, int64 up_to);
+static void resume(EsProjection *projection);
 
 /* es.alter_projection(): changes what is not null. */
 Datum
@@ -49,18 +52,11 @@ es_alter_projection(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name must not be null")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	check_mode(fcinfo);
 
 	EsProjectionsEnter();
-	projection = EsProjectionFind(name);
-	EsProjectionCheckOwner(projection);
-	if (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3) != projection->enabled)
-	{
-		if (PG_GETARG_BOOL(3))
-			enable(name);
-		else
-			disable(name);
-	}
+	EsProjectionCheckOwner(EsProjectionFind(name));
+	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3))
+		set_running(name, fcinfo);
 	if (!PG_ARGISNULL(4))
 	{
 		projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
@@ -71,59 +67,75 @@ es_alter_projection(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Changes mode, on_error and enabled, as far as they are given. */
 static void
-check_mode(FunctionCallInfo fcinfo)
-{
-	const char *mode = PG_ARGISNULL(1) ? "inline" : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	const char *on_error = PG_ARGISNULL(2) ? "stop" : text_to_cstring(PG_GETARG_TEXT_PP(2));
-
-	if (strcmp(mode, "inline") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid mode \"%s\"", mode),
-				 errhint("Projections are maintained in the writer's transaction: the mode is \"inline\".")));
-	if (strcmp(on_error, "stop") != 0 && strcmp(on_error, "park") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid on_error \"%s\"", on_error),
-				 errhint("It is \"stop\" or \"park\".")));
-}
-
-static void
-disable(const char *name)
+set_running(const char *name, FunctionCallInfo fcinfo)
 {
 	Relation target;
 	EsProjection *projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
+	bool async = projection->async;
+	bool park = projection->park;
+	bool enabled = projection->enabled;
+	bool live;
 
-	if (projection->enabled)
-		EsRegistrySetEnabled(name, false, EsPositionLast());
+	if (!PG_ARGISNULL(1))
+		async = EsRegistryIsAsync(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (!PG_ARGISNULL(2))
+		park = EsRegistryIsPark(text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	if (!PG_ARGISNULL(3))
+		enabled = PG_GETARG_BOOL(3);
+	live = enabled && !async;
+	if (EsProjectionIsLive(projection) && !live)
+		end_live(projection);
+	else if (!EsProjectionIsLive(projection) && live)
+		become_live(projection, target);
+	else if (!live && !PG_ARGISNULL(3) && enabled)
+		resume(projection);
+	EsRegistrySetRunning(name, async, park, enabled);
 	table_close(target, NoLock);
 }
 
 static void
-enable(const char *name)
+end_live(EsProjection *projection)
 {
-	Relation target;
-	EsProjection *projection;
+	EsCheckpoint checkpoint = {.position = EsPositionLast()};
 
+	EsCheckpointWrite(projection->name, &checkpoint);
+}
+
+static void
+become_live(EsProjection *projection, Relation target)
+{
+	EsCheckpoint checkpoint;
+	int64 reached;
+
+	(void) EsCheckpointRead(projection->name, &checkpoint);
+	reached = catch_up(projection, target, checkpoint.position, EsHighWaterMark());
 	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
-	projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
-	if (!projection->enabled)
-	{
-		CommandCounterIncrement();
-		catch_up(projection, target);
-		EsRegistrySetEnabled(name, true, 0);
-	}
-	table_close(target, NoLock);
+	(void) catch_up(projection, target, reached, PG_INT64_MAX);
+	EsCheckpointRemove(projection->name);
 }
 
-/* Applies the events above the checkpoint. */
-static void
-catch_up(EsProjection *projection, Relation target)
+/* Applies the visible events of a range; returns up to where the rows reflect the log then. */
+static int64
+catch_up(EsProjection *projection, Relation target, int64 after, int64 up_to)
 {
-	if (projection->apply != NULL)
-		(void) EsCatchUp(projection, EsProjectionFold(projection, target), target,
-						 projection->checkpoint, false);
-	else
-		(void) EsStatementsCatchUp(projection, target, projection->checkpoint);
+	EsRange range = {.after = after, .up_to = up_to, .max_events = PG_INT64_MAX};
+
+	if (up_to <= after)
+		return after;
+	CommandCounterIncrement();
+	(void) EsCatchUp(projection, target, range, false);
+	return up_to;
+}
+
+/* Has a projection that was stopped by an error go on. */
+static void
+resume(EsProjection *projection)
+{
+	EsCheckpoint checkpoint;
+
+	(void) EsCheckpointRead(projection->name, &checkpoint);
+	checkpoint.stopped = false;
+	EsCheckpointWrite(projection->name, &checkpoint);
 }

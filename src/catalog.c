@@ -24,6 +24,10 @@ static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_PROJECTION_PKEY] = "projection_pkey",
 	[ES_OBJECT_HANDLER] = "projection_handler",
 	[ES_OBJECT_HANDLER_KEY] = "projection_handler_key",
+	[ES_OBJECT_CHECKPOINT] = "projection_checkpoint",
+	[ES_OBJECT_CHECKPOINT_PKEY] = "projection_checkpoint_pkey",
+	[ES_OBJECT_PARKED] = "projection_parked",
+	[ES_OBJECT_PARKED_PKEY] = "projection_parked_pkey",
 };
 
 static Oid object_oids[ES_NOBJECTS];

@@ -40,6 +40,10 @@ typedef enum EsObject
 	ES_OBJECT_PROJECTION_PKEY,  /* its index on (name) */
 	ES_OBJECT_HANDLER,          /* es.projection_handler, the statements */
 	ES_OBJECT_HANDLER_KEY,      /* its index on (projection, event_type) */
+	ES_OBJECT_CHECKPOINT,       /* es.projection_checkpoint */
+	ES_OBJECT_CHECKPOINT_PKEY,  /* its index on (projection) */
+	ES_OBJECT_PARKED,           /* es.projection_parked, events put aside */
+	ES_OBJECT_PARKED_PKEY,      /* its index on (projection, position) */
 	ES_NOBJECTS
 } EsObject;
 

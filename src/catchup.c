@@ -1,6 +1,6 @@
 /*
  * catchup.c
- *	  Folding into a state table's rows the events that they lack.
+ *	  Bringing a state table up to date with events that it lacks.
  */
 #include "postgres.h"
 
@@ -13,19 +13,31 @@
 #include "executor/executor.h"
 #include "maintain.h"
 #include "miscadmin.h"
+#include "statement.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
-static void fold_log(EsProjection *projection, Relation events, TupleTableSlot *event,
-					 EsMaintenance *maintenance, int64 after, EsCaughtUp *result);
+static EsApplied fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet);
+static void fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
+					   EsMaintenance *maintenance, EsRange range, EsApplied *result);
 
-EsCaughtUp
-EsCatchUp(EsProjection *projection, EsFold *fold, Relation target, int64 after, bool quiet)
+EsApplied
+EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet)
 {
+	if (projection->apply != NULL)
+		return fold_log(projection, target, range, quiet);
+	return EsStatementsCatchUp(projection, target, range);
+}
+
+/* Folds the range into the stored rows. */
+static EsApplied
+fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet)
+{
+	EsFold *fold = EsProjectionFold(projection, target);
 	MemoryContext context = CurrentMemoryContext;
 	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	TupleTableSlot *event = table_slot_create(events, NULL);
-	EsCaughtUp result = {.up_to_position = after};
+	EsApplied result = {.up_to_position = range.after, .bound = range.up_to, .all = true};
 	volatile int64 position = 0;
 	EsActing acting;
 
@@ -35,7 +47,7 @@ EsCatchUp(EsProjection *projection, EsFold *fold, Relation target, int64 after, 
 	{
 		EsMaintenance *maintenance = EsMaintainBegin(projection, fold, target, quiet, &position);
 
-		fold_log(projection, events, event, maintenance, after, &result);
+		fold_range(projection, events, event, maintenance, range, &result);
 		EsMaintainWrite(maintenance);
 		ExecClearTuple(event);
 		result.rows = EsMaintainEnd(maintenance);
@@ -52,18 +64,19 @@ EsCatchUp(EsProjection *projection, EsFold *fold, Relation target, int64 after, 
 	return result;
 }
 
-/* Folds the visible events above the position, in position order. */
+/* Folds the visible events of the range, in position order. */
 static void
-fold_log(EsProjection *projection, Relation events, TupleTableSlot *event,
-		 EsMaintenance *maintenance, int64 after, EsCaughtUp *result)
+fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
+		   EsMaintenance *maintenance, EsRange range, EsApplied *result)
 {
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
-	IndexScanDesc scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 1);
-	ScanKeyData key;
+	IndexScanDesc scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 2);
+	ScanKeyData keys[2];
 
-	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
-	index_rescan(scan, &key, 1, NULL, 0);
-	while (index_getnext_slot(scan, ForwardScanDirection, event))
+	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(range.after));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(range.up_to));
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	while (result->all && index_getnext_slot(scan, ForwardScanDirection, event))
 	{
 		bool isnull;
 		int64 position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
@@ -73,7 +86,7 @@ fold_log(EsProjection *projection, Relation events, TupleTableSlot *event,
 		if (!EsProjectionMatches(projection, event))
 			continue;
 		EsMaintainEvent(maintenance, event, position);
-		result->events++;
+		result->all = ++result->events < range.max_events;
 	}
 	index_endscan(scan);
 	index_close(index, AccessShareLock);

@@ -4,8 +4,9 @@
  *
  * Locks.  Creating takes ShareRowExclusiveLock on es.events, which waits for
  * all writers and holds them off until commit: those in flight know nothing of
- * the new projection.  Then it takes the same lock on the state table, so that
- * readers are let in.  Dropping needs no lock on es.events: AccessExclusiveLock
+ * the new projection.  (An async one is built from the settled events and goes
+ * on from there, so it needs no such lock.)  Then it takes the same lock on the
+ * state table, so that readers are let in.  Dropping needs no lock on es.events: AccessExclusiveLock
  * on the state table waits for those who have applied the projection, and
  * those who come later look at the registry again once they have the table.
  */
@@ -16,6 +17,7 @@
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type_d.h"
+#include "checkpoint.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
@@ -24,6 +26,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "position.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -58,7 +61,7 @@ static void check_rights(Definition *definition);
 static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
-static void populate(const char *name);
+static int64 populate(const char *name);
 static void set_handler(const char *name, const char *event_type, bool batch,
 						const char *statement);
 static EsProjection *open_for_handler(const char *name, bool batch, Relation *target);
@@ -74,13 +77,17 @@ Datum
 es_create_projection(PG_FUNCTION_ARGS)
 {
 	Definition definition = {0};
+	EsCheckpoint checkpoint = {0};
 	Relation target;
+	bool async;
 
 	PreventCommandIfReadOnly("es.create_projection()");
 	read_arguments(fcinfo, &definition);
 	check_rights(&definition);
 
-	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
+	async = EsRegistryIsAsync(definition.row.mode);
+	if (!async || !definition.populate)
+		LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);
 	target = try_table_open(definition.row.target, ShareRowExclusiveLock);
 	if (target == NULL)
 		ereport(ERROR,
@@ -94,8 +101,12 @@ es_create_projection(PG_FUNCTION_ARGS)
 	table_close(target, NoLock);
 
 	EsRegistryAdd(&definition.row);
-	if (definition.populate && definition.apply != NULL)
-		populate(definition.row.name);
+	if (!definition.populate)
+		checkpoint.position = EsPositionLast();
+	else if (definition.apply != NULL)
+		checkpoint.position = populate(definition.row.name);
+	if (async)
+		EsCheckpointWrite(definition.row.name, &checkpoint);
 	EsProjectionsLeave();
 	PG_RETURN_VOID();
 }
@@ -245,8 +256,6 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 static void
 read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 {
-	char *on_error;
-
 	definition->row.name = text_argument(fcinfo, 0, "name", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -258,7 +267,7 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 	definition->row.aggregate_types = filter_argument(fcinfo, 4, "aggregate_types");
 	definition->row.event_types = filter_argument(fcinfo, 5, "event_types");
 	definition->row.mode = text_argument(fcinfo, 6, "mode", true);
-	on_error = text_argument(fcinfo, 7, "on_error", true);
+	definition->row.on_error = text_argument(fcinfo, 7, "on_error", true);
 	definition->row.protect = boolean_argument(fcinfo, 8, "protect");
 	definition->populate = boolean_argument(fcinfo, 9, "populate");
 	definition->row.settings = EsActingSettings();
@@ -269,16 +278,8 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 				 errmsg("projection \"%s\" has a key but no apply function", definition->row.name),
 				 errhint("Give apply the name of a function (state, es.events) -> state, "
 						 "or leave out key and set statements with es.set_handler().")));
-	if (strcmp(definition->row.mode, "inline") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid mode \"%s\"", definition->row.mode),
-				 errhint("Projections are maintained in the writer's transaction: the mode is \"inline\".")));
-	if (strcmp(on_error, "stop") != 0 && strcmp(on_error, "park") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid on_error \"%s\"", on_error),
-				 errhint("It is \"stop\" or \"park\".")));
+	(void) EsRegistryIsAsync(definition->row.mode);
+	(void) EsRegistryIsPark(definition->row.on_error);
 }
 
 static char *
@@ -417,7 +418,7 @@ check_target(Relation target)
 static void
 compile_definition(Definition *definition, Relation target)
 {
-	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), NoLock);
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	MemoryContext context = CurrentMemoryContext;
 	EsActing acting;
 
@@ -452,17 +453,19 @@ compile_definition(Definition *definition, Relation target)
 	table_close(events, NoLock);
 }
 
-/* Replaces the table's rows by the fold of the log. */
-static void
+/* Replaces the table's rows by the fold of the log; returns up to where. */
+static int64
 populate(const char *name)
 {
 	EsProjection *projection = EsProjectionFind(name);
 	Relation target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	EsApplied rebuilt;
 
 	if (target == NULL)
 		elog(ERROR, "projection \"%s\" has changed while it was created", name);
-	(void) EsRebuild(projection, target);
+	rebuilt = EsRebuild(projection, target);
 	table_close(target, NoLock);
+	return rebuilt.bound;
 }
 
 /*

@@ -33,6 +33,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "append.h"
+#include "aggregate.h"
 #include "catalog.h"
 #include "commands/trigger.h"
 #include "errors.h"
@@ -47,8 +48,7 @@
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
-#define KEY_LOCKS     2048
-#define KEY_LOCK_KIND 7004 /* field4 of the lock tag, see aggregate.h */
+#define KEY_LOCKS 2048
 
 /*
  * A statement that has appended events.  Triggers on a state table may append
@@ -290,7 +290,7 @@ lock_keys(Bitmapset *locks)
 	{
 		LOCKTAG tag;
 
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, KEY_LOCK_KIND);
+		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_ROW_KEY);
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	}
 }

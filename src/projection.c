@@ -33,6 +33,7 @@
 #include "handler.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "position.h"
 #include "projection.h"
 #include "registry.h"
 #include "utils/builtins.h"
@@ -46,7 +47,7 @@ static MemoryContext registry_context = NULL; /* of registry */
 static List *registry = NIL;
 static EsFilterIndex *by_event_type;
 static EsFilterIndex *by_aggregate_type;
-static Bitmapset *enabled = NULL; /* places in registry */
+static Bitmapset *live = NULL; /* places in registry */
 static bool registry_valid = false;
 static uint64 registry_changes = 0;
 static uint64 fold_changes = 0;
@@ -72,6 +73,7 @@ static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn colum
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void transaction_ended(XactEvent event, void *arg);
+static int64 event_position(TupleTableSlot *event);
 static char *describe_event(TupleTableSlot *event);
 
 void
@@ -130,6 +132,18 @@ EsProjectionCheckOwner(EsProjection *projection)
 				 errdetail("A projection belongs to the owner of its state table, \"%s\".", table)));
 }
 
+bool
+EsProjectionIsLive(EsProjection *projection)
+{
+	return projection->enabled && !projection->async;
+}
+
+int64
+EsProjectionBound(EsProjection *projection)
+{
+	return EsProjectionIsLive(projection) ? PG_INT64_MAX : EsHighWaterMark();
+}
+
 Bitmapset *
 EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event)
 {
@@ -140,7 +154,7 @@ EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event)
 					  EsFilterIndexFind(by_aggregate_type,
 										slot_getattr(event, ES_EVENT_AGGREGATE_TYPE, &isnull)));
 
-	return bms_join(wanted, bms_int_members(members, enabled));
+	return bms_join(wanted, bms_int_members(members, live));
 }
 
 bool
@@ -243,6 +257,12 @@ EsProjectionAdvance(EsProjection *projection, int64 position)
 }
 
 void
+EsProjectionRewind(EsProjection *projection)
+{
+	projection->last_position = 0;
+}
+
+void
 EsProjectionReset(EsProjection *projection)
 {
 	if (projection->fold != NULL)
@@ -293,6 +313,7 @@ EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContex
 		PG_RE_THROW();
 
 	FlushErrorState();
+	projection->failed_position = event == NULL ? 0 : event_position(event);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROJECTION_FAILED),
 			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),
@@ -351,13 +372,13 @@ index_filters(void)
 	List *aggregate_types = NIL;
 	ListCell *lc;
 
-	enabled = NULL; /* the old one goes with the old registry */
+	live = NULL; /* the old one goes with the old registry */
 	foreach(lc, registry)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		if (projection->enabled)
-			enabled = bms_add_member(enabled, list_length(event_types));
+		if (EsProjectionIsLive(projection))
+			live = bms_add_member(live, list_length(event_types));
 		event_types = lappend(event_types, projection->event_types);
 		aggregate_types = lappend(aggregate_types, projection->aggregate_types);
 	}
@@ -406,9 +427,10 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 	projection->key = ISNULL(KEY) ? NULL : TextDatumGetCString(VALUE(KEY));
 	projection->aggregate_types = text_list(VALUE(AGGREGATE_TYPES), ISNULL(AGGREGATE_TYPES));
 	projection->event_types = text_list(VALUE(EVENT_TYPES), ISNULL(EVENT_TYPES));
+	projection->async = EsRegistryIsAsync(TextDatumGetCString(VALUE(MODE)));
+	projection->park = EsRegistryIsPark(TextDatumGetCString(VALUE(ON_ERROR)));
 	projection->protect = DatumGetBool(VALUE(PROTECT));
 	projection->enabled = DatumGetBool(VALUE(ENABLED));
-	projection->checkpoint = ISNULL(CHECKPOINT) ? 0 : DatumGetInt64(VALUE(CHECKPOINT));
 	projection->settings = DatumGetArrayTypePCopy(VALUE(SETTINGS));
 #undef VALUE
 #undef ISNULL
@@ -624,6 +646,16 @@ transaction_ended(XactEvent event, void *arg)
 	transaction++;
 	users = 1;
 	EsProjectionsLeave();
+}
+
+/* Returns the event's position; 0 if it has none yet. */
+static int64
+event_position(TupleTableSlot *event)
+{
+	bool isnull;
+	Datum position = slot_getattr(event, ES_EVENT_POSITION, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(position);
 }
 
 /* Names an event; one that is not in the log yet may lack its position, version and id. */

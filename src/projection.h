@@ -22,6 +22,24 @@ typedef struct EsStatement
 	char *statement;
 } EsStatement;
 
+/* Which events to apply: visible ones above after, no more than max_events. */
+typedef struct EsRange
+{
+	int64 after;
+	int64 up_to;
+	int64 max_events;
+} EsRange;
+
+/* What applying events came to. */
+typedef struct EsApplied
+{
+	int64 events;         /* that the projection wanted */
+	int64 rows;           /* that the state table has gained */
+	int64 up_to_position; /* of the last event read; where it began, if there was none */
+	int64 bound;          /* nothing above was looked for */
+	bool all;             /* the range was not cut short by max_events */
+} EsApplied;
+
 /* A fold: what the rows of a state table are computed with. */
 typedef struct EsFold
 {
@@ -44,15 +62,17 @@ typedef struct EsProjection
 	char *key;             /* null: the aggregate's id */
 	List *aggregate_types; /* of text; NIL: all */
 	List *event_types;     /* of text; NIL: all */
+	bool async;            /* not maintained by the writers */
+	bool park;             /* async: go on after an event that fails */
 	bool protect;
 	bool enabled;
-	int64 checkpoint; /* of a disabled one: the rows reflect the events up to here */
 	ArrayType *settings;
 
 	EsFold *fold; /* null: not compiled */
 	MemoryContext fold_context;
-	int64 last_position; /* of the last event applied in this transaction */
-	uint64 transaction;  /* that last_position is of */
+	int64 last_position;   /* of the last event applied in this transaction */
+	uint64 transaction;    /* that last_position is of */
+	int64 failed_position; /* of the event that it has failed on last; 0: not known */
 } EsProjection;
 
 /*
@@ -62,7 +82,7 @@ typedef struct EsProjection
 extern void EsProjectionsEnter(void);
 extern void EsProjectionsLeave(void);
 
-/* Returns the inline projections (EsProjection *), by name, as of the latest commit. */
+/* Returns the projections (EsProjection *), by name, as of the latest commit. */
 extern List *EsProjections(void);
 
 /* Returns the projection of that name; raises SE006 if there is none. */
@@ -71,9 +91,19 @@ extern EsProjection *EsProjectionFind(const char *name);
 /* Raises 42501 unless the current user owns the projection, that is its state table. */
 extern void EsProjectionCheckOwner(EsProjection *projection);
 
+/* Says whether writers maintain the projection; else it has a checkpoint. */
+extern bool EsProjectionIsLive(EsProjection *projection);
+
+/*
+ * Returns the position up to which visible events may be applied: of a live
+ * projection all, because the caller has locked out its writers; of another one
+ * those that are settled, because it will go on from there.
+ */
+extern int64 EsProjectionBound(EsProjection *projection);
+
 /*
  * Adds to the set the places, in the list that EsProjections() returns, of the
- * projections that want the event.  The cost hardly depends on the others.
+ * live projections that want the event.  The cost hardly depends on the others.
  */
 extern Bitmapset *EsProjectionsWanting(Bitmapset *wanted, TupleTableSlot *event);
 
@@ -98,8 +128,12 @@ extern EsFold *EsProjectionFold(EsProjection *projection, Relation target);
 /* Becomes the projection's owner, to evaluate its fold; ends with EsActingEnd(). */
 extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
 
-/* Keeps events in position order; an error if one comes after an event that follows it. */
+/*
+ * Keeps events in position order; an error if one comes after an event that
+ * follows it, since the transaction began or EsProjectionRewind().
+ */
 extern void EsProjectionAdvance(EsProjection *projection, int64 position);
+extern void EsProjectionRewind(EsProjection *projection);
 
 /* Has the fold compiled anew when it is used next. */
 extern void EsProjectionReset(EsProjection *projection);
@@ -111,7 +145,10 @@ extern bool EsProjectionToBlame(ErrorData *error);
 extern TupleTableSlot *EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event,
 											 int64 position);
 
-/* Rethrows the current error as SE008, naming the event it is about (may be null). */
+/*
+ * Rethrows the current error as SE008, naming the event it is about (may be
+ * null), which is also noted in the projection.
+ */
 extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,
 							   MemoryContext context);
 

@@ -107,7 +107,7 @@ typedef struct Rebuild
 	bool misordered;     /* some states must be folded in position order ... */
 	bool all_misordered; /* ... or all of them */
 	int64 part_events;
-	EsRebuilt result;
+	EsApplied result;
 } Rebuild;
 
 static void build_heap(Rebuild *rebuild, Relation target, Oid heap);
@@ -131,7 +131,7 @@ static void flush_writer(Writer *writer);
 static void close_writer(Writer *writer);
 static void catch_up(Rebuild *rebuild);
 
-EsRebuilt
+EsApplied
 EsRebuild(EsProjection *projection, Relation target)
 {
 	Rebuild *rebuild;
@@ -139,7 +139,7 @@ EsRebuild(EsProjection *projection, Relation target)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Oid relid = RelationGetRelid(target);
-	EsRebuilt result;
+	EsApplied result;
 	Oid heap;
 
 	rebuild = palloc0(sizeof(Rebuild));
@@ -543,9 +543,14 @@ close_writer(Writer *writer)
 static void
 catch_up(Rebuild *rebuild)
 {
-	EsCaughtUp caught_up =
-		EsCatchUp(rebuild->projection, rebuild->fold, rebuild->target, rebuild->mark, true);
+	EsRange range = {
+		.after = rebuild->mark,
+		.up_to = Max(rebuild->mark, EsProjectionBound(rebuild->projection)),
+		.max_events = PG_INT64_MAX,
+	};
+	EsApplied caught_up = EsCatchUp(rebuild->projection, rebuild->target, range, true);
 
+	rebuild->result.bound = caught_up.bound;
 	rebuild->result.events += caught_up.events;
 	rebuild->result.rows += caught_up.rows;
 	if (caught_up.up_to_position > rebuild->mark)

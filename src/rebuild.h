@@ -9,20 +9,13 @@
 
 #include "projection.h"
 
-typedef struct EsRebuilt
-{
-	int64 events;         /* folded */
-	int64 rows;           /* in the table now */
-	int64 up_to_position; /* the log was read up to here */
-} EsRebuilt;
-
 /*
  * Replaces the rows of the projection's state table by the fold of all events
- * that are visible now.  The caller has opened target with
+ * that are visible now, as far as EsProjectionBound() goes.  The caller has opened target with
  * ShareUpdateExclusiveLock or a stronger one, but not one that conflicts with
  * those who read the table and then append to it, and closes it afterwards.
  * AccessExclusiveLock is taken for the end.
  */
-extern EsRebuilt EsRebuild(EsProjection *projection, Relation target);
+extern EsApplied EsRebuild(EsProjection *projection, Relation target);
 
 #endif /* ES_REBUILD_H */

@@ -31,6 +31,7 @@
 #include "catalog/pg_class_d.h"
 #include "catalog/pg_proc_d.h"
 #include "catalog/pg_trigger_d.h"
+#include "checkpoint.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -83,6 +84,8 @@ EsRegistryForget(const char *name)
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	table_close(handlers, NoLock);
+	EsCheckpointRemove(name);
+	(void) EsCheckpointUnpark(name, 0);
 	change_row(name, 0, NULL, NULL, NULL);
 }
 
@@ -200,12 +203,35 @@ EsRegistrySetProtect(const char *name, Oid target, bool protect)
 	change_row(name, 1, &column, &value, &isnull);
 }
 
-void
-EsRegistrySetEnabled(const char *name, bool enabled, int64 checkpoint)
+bool
+EsRegistryIsAsync(const char *mode)
 {
-	int columns[] = {ES_PROJECTION_ENABLED, ES_PROJECTION_CHECKPOINT};
-	Datum values[] = {BoolGetDatum(enabled), Int64GetDatum(checkpoint)};
-	bool nulls[] = {false, enabled};
+	if (strcmp(mode, "inline") != 0 && strcmp(mode, "async") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid mode \"%s\"", mode),
+				 errhint("It is \"inline\", in the writer's transaction, or \"async\", behind it.")));
+	return strcmp(mode, "async") == 0;
+}
+
+bool
+EsRegistryIsPark(const char *on_error)
+{
+	if (strcmp(on_error, "stop") != 0 && strcmp(on_error, "park") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid on_error \"%s\"", on_error),
+				 errhint("It is \"stop\" or \"park\".")));
+	return strcmp(on_error, "park") == 0;
+}
+
+void
+EsRegistrySetRunning(const char *name, bool async, bool park, bool enabled)
+{
+	int columns[] = {ES_PROJECTION_MODE, ES_PROJECTION_ON_ERROR, ES_PROJECTION_ENABLED};
+	Datum values[] = {CStringGetTextDatum(async ? "async" : "inline"),
+					  CStringGetTextDatum(park ? "park" : "stop"), BoolGetDatum(enabled)};
+	bool nulls[] = {false, false, false};
 
 	change_row(name, lengthof(columns), columns, values, nulls);
 }
@@ -301,11 +327,10 @@ add_row(const EsRegistryRow *row)
 	SET(AGGREGATE_TYPES, PointerGetDatum(row->aggregate_types));
 	SET(EVENT_TYPES, PointerGetDatum(row->event_types));
 	SET(MODE, CStringGetTextDatum(row->mode));
+	SET(ON_ERROR, CStringGetTextDatum(row->on_error));
 	SET(PROTECT, BoolGetDatum(row->protect));
 	SET(SETTINGS, PointerGetDatum(row->settings));
 	SET(ENABLED, BoolGetDatum(true));
-	SET(CHECKPOINT, (Datum) 0);
-	SET_NULL_IF(CHECKPOINT, true);
 	SET_NULL_IF(APPLY, !OidIsValid(row->function));
 	SET_NULL_IF(KEY, row->key == NULL);
 	SET_NULL_IF(AGGREGATE_TYPES, row->aggregate_types == NULL);

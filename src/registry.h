@@ -20,13 +20,13 @@ typedef enum EsProjectionColumn
 	ES_PROJECTION_AGGREGATE_TYPES,
 	ES_PROJECTION_EVENT_TYPES,
 	ES_PROJECTION_MODE,
+	ES_PROJECTION_ON_ERROR,
 	ES_PROJECTION_PROTECT,
 	ES_PROJECTION_SETTINGS,
-	ES_PROJECTION_ENABLED,
-	ES_PROJECTION_CHECKPOINT
+	ES_PROJECTION_ENABLED
 } EsProjectionColumn;
 
-#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_CHECKPOINT
+#define ES_PROJECTION_NCOLUMNS ES_PROJECTION_ENABLED
 
 /* Columns of es.projection_handler, in their order. */
 typedef enum EsHandlerColumn
@@ -49,6 +49,7 @@ typedef struct EsRegistryRow
 	ArrayType *aggregate_types; /* or null */
 	ArrayType *event_types;     /* or null */
 	char *mode;
+	char *on_error;
 	bool protect;
 	ArrayType *settings;
 } EsRegistryRow;
@@ -71,14 +72,18 @@ extern bool EsRegistrySetHandler(const char *name, const char *event_type, bool 
 /* Makes the projection depend on what its statements use: parsed queries. */
 extern void EsRegistryDepend(Oid target, List *queries);
 
-/* Removes the row only, and those of its statements. */
+/* Removes the row only, and those that belong to it in other tables. */
 extern void EsRegistryForget(const char *name);
 
 /* Protects the state table from direct writes, or lets them through. */
 extern void EsRegistrySetProtect(const char *name, Oid target, bool protect);
 
-/* Enables the projection, or disables it; then it has got the events up to the checkpoint. */
-extern void EsRegistrySetEnabled(const char *name, bool enabled, int64 checkpoint);
+/* Return what the words mean; 22023 for other words. */
+extern bool EsRegistryIsAsync(const char *mode);
+extern bool EsRegistryIsPark(const char *on_error);
+
+/* Changes how the projection is run. */
+extern void EsRegistrySetRunning(const char *name, bool async, bool park, bool enabled);
 
 /* Makes the projection use another function. */
 extern void EsRegistrySetFunction(const char *name, Oid target, Oid function);

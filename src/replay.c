@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "checkpoint.h"
 #include "errors.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -23,8 +24,9 @@
 
 PG_FUNCTION_INFO_V1(es_replay);
 
-static EsRebuilt replay(const char *name, const char *apply);
-static void return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt,
+static EsApplied replay(const char *name, const char *apply);
+static void restart(EsProjection *projection, int64 position);
+static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt,
 					   TimestampTz start);
 
 /*
@@ -38,7 +40,7 @@ es_replay(PG_FUNCTION_ARGS)
 	TimestampTz start = GetCurrentTimestamp();
 	char *name;
 	char *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	EsRebuilt rebuilt;
+	EsApplied rebuilt;
 
 	PreventCommandIfReadOnly("es.replay()");
 	if (PG_ARGISNULL(0))
@@ -55,12 +57,12 @@ es_replay(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-static EsRebuilt
+static EsApplied
 replay(const char *name, const char *apply)
 {
 	Relation target;
 	EsProjection *projection;
-	EsRebuilt rebuilt;
+	EsApplied rebuilt;
 
 	EsProjectionsEnter();
 	projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
@@ -78,22 +80,29 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	}
-	if (!projection->enabled)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
-				 errmsg("projection \"%s\" is disabled", name),
-				 errhint("Enable it first, with es.alter_projection().")));
 	if (projection->apply != NULL)
 		rebuilt = EsRebuild(projection, target);
 	else
 		rebuilt = EsStatementsRebuild(projection, target);
+	if (!EsProjectionIsLive(projection))
+		restart(projection, rebuilt.bound);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return rebuilt;
 }
 
+/* Has a projection that has been built anew go on from there, without its errors. */
 static void
-return_row(FunctionCallInfo fcinfo, const char *name, EsRebuilt *rebuilt, TimestampTz start)
+restart(EsProjection *projection, int64 position)
+{
+	EsCheckpoint checkpoint = {.position = position};
+
+	EsCheckpointWrite(projection->name, &checkpoint);
+	(void) EsCheckpointUnpark(projection->name, 0);
+}
+
+static void
+return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt, TimestampTz start)
 {
 	ReturnSetInfo *result;
 	Datum values[5];

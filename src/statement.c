@@ -56,7 +56,6 @@ static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTabl
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
 static void empty_table(EsProjection *projection, Relation target);
-static void run_log(EsProjection *projection, Relation target, int64 after, EsRebuilt *result);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 					  TupleTableSlot *event);
 static int64 count_rows(Relation target);
@@ -107,21 +106,61 @@ EsStatementsReplaying(void)
 	return replaying;
 }
 
-int64
-EsStatementsCatchUp(EsProjection *projection, Relation target, int64 after)
+/* Reads the events in their order, and runs the statements for one chunk after the other. */
+EsApplied
+EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 {
-	EsRebuilt result = {0};
+	EsApplied result = {.up_to_position = range.after, .bound = range.up_to, .all = true};
+	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 2);
+	TupleTableSlot *event = table_slot_create(log, NULL);
+	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
+	ScanKeyData keys[2];
+	bool more = true;
 
-	run_log(projection, target, after, &result);
-	return result.events;
+	EsProjectionRewind(projection);
+	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(range.after));
+	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(range.up_to));
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	while (more && result.all)
+	{
+		Tuplestorestate *chunk = tuplestore_begin_heap(true, false, work_mem);
+
+		while (tuplestore_tuple_count(chunk) < REBUILD_BATCH && result.all &&
+			   (more = index_getnext_slot(scan, ForwardScanDirection, event)))
+		{
+			bool isnull;
+
+			CHECK_FOR_INTERRUPTS();
+			result.up_to_position =
+				DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
+			if (!EsProjectionMatches(projection, event))
+				continue;
+			tuplestore_puttupleslot(chunk, event);
+			result.all = ++result.events < range.max_events;
+		}
+		run_chunk(projection, target, chunk, stored);
+		tuplestore_end(chunk);
+	}
+	ExecDropSingleTupleTableSlot(stored);
+	ExecDropSingleTupleTableSlot(event);
+	index_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(log, NoLock);
+	return result;
 }
 
-EsRebuilt
+EsApplied
 EsStatementsRebuild(EsProjection *projection, Relation target)
 {
-	EsRebuilt result = {0};
+	EsRange range = {.max_events = PG_INT64_MAX};
+	EsApplied result;
 
 	LockRelation(target, ShareRowExclusiveLock);
+	range.up_to = EsProjectionBound(projection);
 	CheckTableNotInUse(target, "rebuild");
 	check_targets(projection, EsProjectionFold(projection, target));
 	empty_table(projection, target);
@@ -129,7 +168,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	PG_TRY();
 	{
 		replaying = true;
-		run_log(projection, target, 0, &result);
+		result = EsStatementsCatchUp(projection, target, range);
 	}
 	PG_FINALLY();
 	{
@@ -278,49 +317,6 @@ empty_table(EsProjection *projection, Relation target)
 	PG_END_TRY();
 	SPI_finish();
 	EsActingEnd(&acting);
-}
-
-/* Runs the statements for the visible events above a position, in their order, in chunks. */
-static void
-run_log(EsProjection *projection, Relation target, int64 after, EsRebuilt *result)
-{
-	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 1);
-	TupleTableSlot *event = table_slot_create(log, NULL);
-	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
-	ScanKeyData key;
-	bool more = true;
-
-	ScanKeyInit(&key, 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(after));
-	index_rescan(scan, &key, 1, NULL, 0);
-	while (more)
-	{
-		Tuplestorestate *chunk = tuplestore_begin_heap(true, false, work_mem);
-
-		while (tuplestore_tuple_count(chunk) < REBUILD_BATCH &&
-			   (more = index_getnext_slot(scan, ForwardScanDirection, event)))
-		{
-			bool isnull;
-
-			CHECK_FOR_INTERRUPTS();
-			result->up_to_position =
-				DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
-			if (!EsProjectionMatches(projection, event))
-				continue;
-			tuplestore_puttupleslot(chunk, event);
-			result->events++;
-		}
-		run_chunk(projection, target, chunk, stored);
-		tuplestore_end(chunk);
-	}
-	ExecDropSingleTupleTableSlot(stored);
-	ExecDropSingleTupleTableSlot(event);
-	index_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
-	table_close(log, NoLock);
 }
 
 static void

@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "projection.h"
-#include "rebuild.h"
 #include "utils/tuplestore.h"
 
 /*
@@ -26,16 +25,16 @@ extern bool EsStatementsWriting(Oid table);
 extern bool EsStatementsReplaying(void);
 
 /*
- * Runs the statements for the visible events above a position and returns how
- * many there were.  The caller has opened target with ShareRowExclusiveLock.
+ * Runs the statements for a range of the visible events.  The caller has opened
+ * target, and keeps all others who run them away.
  */
-extern int64 EsStatementsCatchUp(EsProjection *projection, Relation target, int64 after);
+extern EsApplied EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range);
 
 /*
- * Empties the state table and runs the statements for all events that are
- * visible now.  Takes ShareRowExclusiveLock on target, which the caller has opened.
+ * Empties the state table and runs the statements for all events that
+ * are visible now, as far as EsProjectionBound() goes.  Takes ShareRowExclusiveLock on target, which the caller has opened.
  * Raises SE009 if the statements write other tables, which are not emptied.
  */
-extern EsRebuilt EsStatementsRebuild(EsProjection *projection, Relation target);
+extern EsApplied EsStatementsRebuild(EsProjection *projection, Relation target);
 
 #endif /* ES_STATEMENT_H */

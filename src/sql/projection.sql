@@ -8,14 +8,45 @@ CREATE TABLE es.projection (
 	aggregate_types text[],
 	event_types     text[],
 	mode            text     NOT NULL,
+	on_error        text     NOT NULL,
 	protect         boolean  NOT NULL,
 	settings        text[]   NOT NULL,
 	enabled         boolean  NOT NULL,
-	checkpoint      bigint,
 	CONSTRAINT projection_pkey PRIMARY KEY (name),
 	CONSTRAINT projection_target_key UNIQUE (target)
 );
 SELECT pg_catalog.pg_extension_config_dump('es.projection', '');
+
+-- How far the projections are that are async or disabled: their rows reflect the
+-- events up to the checkpoint.  A table of its own because the checkpoint moves
+-- all the time; the room in its pages lets it move within them.
+
+CREATE TABLE es.projection_checkpoint (
+	projection     text COLLATE "C" NOT NULL,
+	checkpoint     bigint  NOT NULL,
+	stopped        boolean NOT NULL,
+	error          text,
+	error_position bigint,
+	CONSTRAINT projection_checkpoint_pkey PRIMARY KEY (projection)
+) WITH (fillfactor = 20);
+SELECT pg_catalog.pg_extension_config_dump('es.projection_checkpoint', '');
+
+COMMENT ON TABLE es.projection_checkpoint IS
+'How far async and disabled projections are; read it through the view es.projections';
+
+-- Events that async projections have put aside because they failed on them.
+
+CREATE TABLE es.projection_parked (
+	projection text COLLATE "C" NOT NULL,
+	position   bigint NOT NULL,
+	reason     text   NOT NULL,
+	parked_at  timestamptz NOT NULL,
+	CONSTRAINT projection_parked_pkey PRIMARY KEY (projection, position)
+);
+SELECT pg_catalog.pg_extension_config_dump('es.projection_parked', '');
+
+COMMENT ON TABLE es.projection_parked IS
+'Events put aside by async projections; read it through the view es.parked_events';
 
 -- Statements of projections that have no apply function.  A null event_type
 -- stands for every type that has no statement of its own.
@@ -54,23 +85,32 @@ SELECT p.name,
        END AS kind,
        p.target,
        p.mode,
-       CASE WHEN p.enabled THEN 'running' ELSE 'disabled' END AS status,
+       p.on_error,
+       CASE WHEN NOT p.enabled THEN 'disabled'
+            WHEN c.stopped THEN 'stopped'
+            ELSE 'running'
+       END AS status,
        p.enabled,
-       p.checkpoint,
-       CASE WHEN p.enabled THEN 0 ELSE es.high_water_mark() - p.checkpoint END AS lag,
-       NULL::text AS last_error,
-       NULL::bigint AS last_error_position,
-       (SELECT c.relowner::pg_catalog.regrole FROM pg_catalog.pg_class AS c WHERE c.oid = p.target) AS owner,
+       c.checkpoint,
+       CASE WHEN c.checkpoint IS NULL THEN 0
+            WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN greatest((SELECT es.high_water_mark()) - c.checkpoint, 0)
+       END AS lag,
+       c.error AS last_error,
+       c.error_position AS last_error_position,
+       (SELECT count(*) FROM es.projection_parked AS e WHERE e.projection = p.name) AS parked,
+       (SELECT t.relowner::pg_catalog.regrole FROM pg_catalog.pg_class AS t WHERE t.oid = p.target) AS owner,
        p.apply,
        p.key,
        p.aggregate_types,
        p.event_types,
        p.protect,
        p.settings
-  FROM es.projection p;
+  FROM es.projection AS p
+  LEFT JOIN es.projection_checkpoint AS c ON c.projection = p.name;
 
 COMMENT ON VIEW es.projections IS
-'Projections; a checkpoint is that of a disabled one, its lag is in positions';
+'Projections. Those that are async or disabled have a checkpoint: their rows reflect the events up to it; lag is in positions';
 
 CREATE FUNCTION es.create_projection(name text, target regclass, apply text DEFAULT NULL,
 	key text DEFAULT NULL, aggregate_types text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
@@ -80,7 +120,7 @@ RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'es_create_projection';
 
 COMMENT ON FUNCTION es.create_projection(text, regclass, text, text, text[], text[], text, text, boolean, boolean) IS
-'Makes a table a state table: its rows are folded from the events by the apply function. Existing rows are replaced by the fold of the existing events, unless populate is false. Waits for, and holds off, all writers of es.events until the transaction ends';
+'Makes a table a state table: its rows are folded from the events by the apply function. Existing rows are replaced by the fold of the existing events, unless populate is false. Mode inline: writers maintain it in their transactions; async: es.run_projections() does, and on an error it stops or parks the event (on_error). Waits for, and holds off, all writers of es.events until the transaction ends, unless the mode is async';
 
 CREATE FUNCTION es.set_handler(projection text, event_type text, statement text)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -102,7 +142,7 @@ RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'es_alter_projection';
 
 COMMENT ON FUNCTION es.alter_projection(text, text, text, boolean, boolean) IS
-'Disables a projection, so that appends neither maintain its table nor fail with it; enables it again after it has caught up with the log, which waits for, and holds off, all writers; protects the table or lets direct writes through. Null leaves a property as it is';
+'Changes the mode (inline, async) and what an async projection does on an error (stop, park); disables a projection, so that appends neither maintain its table nor fail with it, or enables it again. One that becomes inline or enabled first catches up with the log, and in the end waits for, and holds off, all writers. Protects the table or lets direct writes through. Null leaves a property as it is';
 
 CREATE FUNCTION es.drop_projection(name text)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE

@@ -1,0 +1,499 @@
+/*
+ * async.c
+ *	  Projections that run behind the writers: es.run_projections() and others.
+ *
+ * A run reads the settled events above the projection's checkpoint, applies
+ * them and moves the checkpoint in one transaction, so every event is applied
+ * exactly once whatever happens to the session.  Settled is what lies at or
+ * below the high-water mark; the snapshot is taken after the mark.
+ *
+ * Locks: RowExclusiveLock on the state table, which a replay and DDL wait for,
+ * then the checkpoint's lock, which lets one session at a time bring the table
+ * up to date.  Readers and writers of the log wait for neither.
+ *
+ * Errors.  Events are applied in chunks, each in a subtransaction.  If one
+ * fails, the events before the one to blame are applied on their own.  A batch
+ * statement doesn't tell which event is to blame, so the chunk is halved until
+ * it is found.  Then the projection stops there, or the event is parked.
+ * Errors that no event is to blame for (a cancel, a serialization failure) end
+ * the transaction as ever.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog.h"
+#include "catchup.h"
+#include "checkpoint.h"
+#include "compat.h"
+#include "datatype/timestamp.h"
+#include "errors.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "position.h"
+#include "projection.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define CHUNK    10000 /* events that are applied together */
+#define MAX_WAIT 20    /* milliseconds between two looks at a checkpoint */
+
+/* Bringing one projection up to date. */
+typedef struct Run
+{
+	EsProjection *projection;
+	Relation target;
+	EsCheckpoint checkpoint;
+	int64 mark;   /* settled up to here */
+	int64 up_to;  /* of the next chunk */
+	int64 chunk;  /* events in it at most */
+	int64 events; /* applied */
+} Run;
+
+/* A projection that may be behind. */
+typedef struct Candidate
+{
+	char *name;
+	int64 position;
+} Candidate;
+
+PG_FUNCTION_INFO_V1(es_run_projections);
+PG_FUNCTION_INFO_V1(es_wait_for);
+PG_FUNCTION_INFO_V1(es_retry_parked);
+PG_FUNCTION_INFO_V1(es_discard_parked);
+
+static void refuse_fixed_snapshot(const char *function);
+static char *name_argument(FunctionCallInfo fcinfo, const char *name);
+static int64 run_all(int64 max_events);
+static List *candidates(void);
+static int compare_positions(const ListCell *a, const ListCell *b);
+static int64 run_projection(const char *name, int64 max_events, bool named);
+static bool open_run(Run *run, const char *name, bool named);
+static void run_chunks(Run *run, int64 max_events);
+static ErrorData *try_chunk(Run *run, EsRange range, EsApplied *applied);
+static void handle_error(Run *run, ErrorData *error, int64 limit);
+static void blame_event(Run *run, int64 position, ErrorData *error);
+static const char *cause_of(ErrorData *error, const char *name);
+static bool has_reached(const char *name, int64 position);
+static bool is_visible(int64 position);
+static void retry(EsProjection *projection, Relation target, int64 position);
+pg_noreturn static void not_parked(const char *name, int64 position);
+
+/*
+ * es.run_projections(): brings async projections up to date, and returns how
+ * many events were applied.
+ */
+Datum
+es_run_projections(PG_FUNCTION_ARGS)
+{
+	int64 max_events = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT64(1);
+	int64 events;
+
+	PreventCommandIfReadOnly("es.run_projections()");
+	refuse_fixed_snapshot("es.run_projections()");
+	if (max_events < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_events must not be negative")));
+	EsProjectionsEnter();
+	if (PG_ARGISNULL(0))
+		events = run_all(max_events);
+	else
+		events = run_projection(text_to_cstring(PG_GETARG_TEXT_PP(0)), max_events, true);
+	EsProjectionsLeave();
+	PG_RETURN_INT64(events);
+}
+
+/*
+ * es.wait_for(): waits until the projection's rows reflect the log up to a
+ * position; false: not in time.
+ */
+Datum
+es_wait_for(PG_FUNCTION_ARGS)
+{
+	TimestampTz end = DT_NOEND;
+	char *name;
+	bool reached;
+
+	refuse_fixed_snapshot("es.wait_for()");
+	name = name_argument(fcinfo, "projection");
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("at_position must not be null")));
+	if (!PG_ARGISNULL(2))
+		end = DatumGetTimestampTz(
+			DirectFunctionCall2(timestamptz_pl_interval,
+								TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(2)));
+
+	while (!(reached = has_reached(name, PG_GETARG_INT64(1))) && GetCurrentTimestamp() < end)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MAX_WAIT,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_RETURN_BOOL(reached);
+}
+
+/*
+ * es.retry_parked(): applies an event that was put aside (null: all of them, in
+ * order) to the rows as they are now; returns how many there were.
+ */
+Datum
+es_retry_parked(PG_FUNCTION_ARGS)
+{
+	char *name = name_argument(fcinfo, "subscription");
+	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
+	int64 position = Max(at_position, 1) - 1;
+	int64 count = 0;
+	EsProjection *projection;
+	Relation target;
+
+	PreventCommandIfReadOnly("es.retry_parked()");
+	refuse_fixed_snapshot("es.retry_parked()");
+	EsProjectionsEnter();
+	projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
+	while ((position = EsCheckpointNextParked(name, position)) != 0 &&
+		   (at_position == 0 || position == at_position))
+	{
+		CHECK_FOR_INTERRUPTS();
+		retry(projection, target, position);
+		count++;
+	}
+	if (count == 0 && at_position != 0)
+		not_parked(name, at_position);
+	table_close(target, NoLock);
+	EsProjectionsLeave();
+	PG_RETURN_INT64(count);
+}
+
+/*
+ * es.discard_parked(): forgets an event that was put aside (null: all of them);
+ * returns how many there were.
+ */
+Datum
+es_discard_parked(PG_FUNCTION_ARGS)
+{
+	char *name = name_argument(fcinfo, "subscription");
+	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
+	int64 count;
+	Relation target;
+
+	PreventCommandIfReadOnly("es.discard_parked()");
+	EsProjectionsEnter();
+	(void) EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
+	count = EsCheckpointUnpark(name, at_position);
+	if (count == 0 && at_position != 0)
+		not_parked(name, at_position);
+	table_close(target, NoLock);
+	EsProjectionsLeave();
+	PG_RETURN_INT64(count);
+}
+
+/* What is settled after the transaction's snapshot was taken can't be seen, or written over, with it. */
+static void
+refuse_fixed_snapshot(const char *function)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
+						function),
+				 errhint("Use READ COMMITTED.")));
+}
+
+static char *
+name_argument(FunctionCallInfo fcinfo, const char *name)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(0));
+}
+
+/* Brings all async projections of the current user's up to date, the furthest behind first. */
+static int64
+run_all(int64 max_events)
+{
+	List *list = candidates();
+	int64 events = 0;
+	ListCell *lc;
+
+	list_sort(list, compare_positions);
+	foreach(lc, list)
+	{
+		Candidate *candidate = lfirst(lc);
+
+		if (events >= max_events)
+			break;
+		events += run_projection(candidate->name, max_events - events, false);
+	}
+	return events;
+}
+
+/* Returns the projections that may have to be brought up to date. */
+static List *
+candidates(void)
+{
+	List *list = NIL;
+	ListCell *lc;
+
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+		Candidate *candidate;
+		EsCheckpoint checkpoint;
+
+		if (!projection->async || !projection->enabled ||
+			!EsRelationOwnerCheck(projection->target, GetUserId()) ||
+			!EsCheckpointRead(projection->name, &checkpoint))
+			continue;
+		candidate = palloc(sizeof(Candidate));
+		candidate->name = pstrdup(projection->name);
+		candidate->position = checkpoint.position;
+		list = lappend(list, candidate);
+	}
+	return list;
+}
+
+static int
+compare_positions(const ListCell *a, const ListCell *b)
+{
+	int64 pa = ((Candidate *) lfirst(a))->position;
+	int64 pb = ((Candidate *) lfirst(b))->position;
+
+	return pa < pb ? -1 : pa > pb;
+}
+
+/*
+ * Brings one projection up to date.  named: it was asked for by name, so it is
+ * run even if an error has stopped it.
+ */
+static int64
+run_projection(const char *name, int64 max_events, bool named)
+{
+	Run run = {0};
+	EsCheckpoint before;
+
+	if (open_run(&run, name, named))
+	{
+		before = run.checkpoint;
+		run_chunks(&run, max_events);
+		if (memcmp(&before, &run.checkpoint, sizeof(EsCheckpoint)) != 0)
+			EsCheckpointWrite(name, &run.checkpoint);
+	}
+	table_close(run.target, NoLock);
+	return run.events;
+}
+
+/* Locks and opens what the run needs; false: there is nothing to run. */
+static bool
+open_run(Run *run, const char *name, bool named)
+{
+	run->projection = EsProjectionOpenOwned(name, RowExclusiveLock, &run->target);
+	if (!run->projection->enabled && named)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("projection \"%s\" is disabled", name),
+				 errhint("Enable it with es.alter_projection().")));
+	if (!run->projection->enabled || !run->projection->async ||
+		(run->projection->apply == NULL && run->projection->statements == NIL))
+		return false;
+	EsCheckpointLock(run->projection->target);
+	(void) EsCheckpointRead(name, &run->checkpoint);
+	if (run->checkpoint.stopped && !named)
+		return false;
+	return true;
+}
+
+/* Applies the settled events above the checkpoint, chunk by chunk. */
+static void
+run_chunks(Run *run, int64 max_events)
+{
+	EsCheckpoint *checkpoint = &run->checkpoint;
+
+	if (checkpoint->stopped)
+	{
+		checkpoint->stopped = false;
+		checkpoint->error = NULL;
+		checkpoint->error_position = 0;
+	}
+	run->mark = EsHighWaterMark();
+	run->up_to = run->mark;
+	run->chunk = CHUNK;
+	while (checkpoint->position < run->mark && !checkpoint->stopped && run->events < max_events)
+	{
+		EsRange range = {
+			.after = checkpoint->position,
+			.up_to = run->up_to,
+			.max_events = Min(run->chunk, max_events - run->events),
+		};
+		EsApplied applied;
+		ErrorData *error = try_chunk(run, range, &applied);
+
+		CHECK_FOR_INTERRUPTS();
+		if (error != NULL)
+		{
+			handle_error(run, error, range.max_events);
+			continue;
+		}
+		run->events += applied.events;
+		checkpoint->position = applied.all ? run->up_to : applied.up_to_position;
+		if (checkpoint->position == run->up_to)
+			run->up_to = run->mark;
+		run->chunk = Min(run->chunk * 2, CHUNK);
+	}
+}
+
+/* Applies a chunk, or nothing: then it returns the error. */
+static ErrorData *
+try_chunk(Run *run, EsRange range, EsApplied *applied)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*applied = EsCatchUp(run->projection, run->target, range, false);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED)
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/* Narrows the next chunk down, until the event is found that is to blame. */
+static void
+handle_error(Run *run, ErrorData *error, int64 limit)
+{
+	int64 position = run->projection->failed_position;
+
+	if (position != 0 && run->projection->batch && limit > 1)
+		run->chunk = limit / 2;
+	else if (position > run->checkpoint.position + 1)
+		run->up_to = position - 1;
+	else
+		blame_event(run, position, error);
+	FreeErrorData(error);
+}
+
+/* Stops at an event that can't be applied (0: it is not known which), or parks it. */
+static void
+blame_event(Run *run, int64 position, ErrorData *error)
+{
+	const char *name = run->projection->name;
+	const char *cause = cause_of(error, name);
+
+	run->checkpoint.error = pstrdup(cause);
+	run->checkpoint.error_position = position;
+	if (run->projection->park && position != 0)
+	{
+		EsCheckpointPark(name, position, cause);
+		run->checkpoint.position = position;
+		run->up_to = run->mark;
+		ereport(WARNING,
+				(errmsg("projection \"%s\" parked the event at position " INT64_FORMAT, name,
+						position),
+				 errdetail_internal("%s", cause),
+				 errhint("See es.parked_events and es.retry_parked().")));
+		return;
+	}
+	run->checkpoint.stopped = true;
+	ereport(WARNING,
+			(position == 0 ? errmsg("projection \"%s\" is stopped", name) : errmsg("projection \"%s\" is stopped at position " INT64_FORMAT, name, position),
+			 errdetail_internal("%s", cause),
+			 errhint("When the cause is removed, es.run_projections('%s') goes on.", name)));
+}
+
+/* Returns an error's message without the words that name the projection. */
+static const char *
+cause_of(ErrorData *error, const char *name)
+{
+	char *prefix = psprintf("projection \"%s\" failed: ", name);
+	size_t length = strlen(prefix);
+
+	return strncmp(error->message, prefix, length) == 0 ? error->message + length : error->message;
+}
+
+/* Says whether the projection's rows reflect the log up to a position. */
+static bool
+has_reached(const char *name, int64 position)
+{
+	EsProjection *projection;
+	EsCheckpoint checkpoint;
+	bool live;
+
+	EsProjectionsEnter();
+	projection = EsProjectionFind(name);
+	live = EsProjectionIsLive(projection);
+	EsProjectionsLeave();
+	if (live)
+		return is_visible(position) || position <= EsHighWaterMark();
+	return EsCheckpointRead(name, &checkpoint) && checkpoint.position >= position;
+}
+
+/* Says whether there is an event at the position, as of now. */
+static bool
+is_visible(int64 position)
+{
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	IndexScanDesc scan = EsIndexBeginScan(events, index, snapshot, 1);
+	TupleTableSlot *event = table_slot_create(events, NULL);
+	ScanKeyData key;
+	bool found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, event);
+	ExecDropSingleTupleTableSlot(event);
+	index_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(events, AccessShareLock);
+	return found;
+}
+
+/* Applies a parked event and forgets that it was parked. */
+static void
+retry(EsProjection *projection, Relation target, int64 position)
+{
+	EsRange range = {.after = position - 1, .up_to = position, .max_events = 1};
+
+	(void) EsCheckpointUnpark(projection->name, position);
+	(void) EsCatchUp(projection, target, range, false);
+}
+
+static void
+not_parked(const char *name, int64 position)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the event at position " INT64_FORMAT " is not parked for projection \"%s\"",
+					position, name),
+			 errhint("The view es.parked_events lists those that are.")));
+}

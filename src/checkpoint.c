@@ -1,0 +1,237 @@
+/*
+ * checkpoint.c
+ *	  How far a projection is that doesn't run in the writers' transactions.
+ *
+ * A projection that is async or disabled has a row in es.projection_checkpoint.
+ * It is updated in the transaction that brings the state table up to date, and
+ * is a row of its own, not a column of the registry, because every session
+ * reads the registry again when that changes.
+ *
+ * Who brings a state table up to date holds a lock of ours, after a lock on
+ * the table itself.  Whoever stores a checkpoint for another reason (a replay,
+ * a change of mode) holds a lock on the table that keeps the former out.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "aggregate.h"
+#include "catalog.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_collation_d.h"
+#include "checkpoint.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Columns of es.projection_checkpoint, in their order. */
+enum
+{
+	CHECKPOINT_PROJECTION,
+	CHECKPOINT_POSITION,
+	CHECKPOINT_STOPPED,
+	CHECKPOINT_ERROR,
+	CHECKPOINT_ERROR_POSITION,
+	CHECKPOINT_NCOLUMNS
+};
+
+/* Columns of es.projection_parked, in their order. */
+enum
+{
+	PARKED_PROJECTION,
+	PARKED_POSITION,
+	PARKED_REASON,
+	PARKED_AT,
+	PARKED_NCOLUMNS
+};
+
+/* Reading the rows of one projection in one of the two tables. */
+typedef struct Rows
+{
+	Relation table;
+	Relation index;
+	Snapshot snapshot;
+	SysScanDesc scan;
+	ScanKeyData keys[2];
+} Rows;
+
+static void open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, const char *projection,
+					  StrategyNumber strategy, int64 position);
+static void close_rows(Rows *rows);
+
+void
+EsCheckpointLock(Oid target)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, target, ES_LOCK_CHECKPOINT);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+bool
+EsCheckpointRead(const char *projection, EsCheckpoint *checkpoint)
+{
+	Rows rows;
+	HeapTuple tuple;
+	bool found;
+
+	memset(checkpoint, 0, sizeof(EsCheckpoint));
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, AccessShareLock, projection, 0, 0);
+	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		Datum values[CHECKPOINT_NCOLUMNS];
+		bool nulls[CHECKPOINT_NCOLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(rows.table), values, nulls);
+		checkpoint->position = DatumGetInt64(values[CHECKPOINT_POSITION]);
+		checkpoint->stopped = DatumGetBool(values[CHECKPOINT_STOPPED]);
+		if (!nulls[CHECKPOINT_ERROR])
+			checkpoint->error = TextDatumGetCString(values[CHECKPOINT_ERROR]);
+		if (!nulls[CHECKPOINT_ERROR_POSITION])
+			checkpoint->error_position = DatumGetInt64(values[CHECKPOINT_ERROR_POSITION]);
+	}
+	close_rows(&rows);
+	return found;
+}
+
+void
+EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
+{
+	Datum values[CHECKPOINT_NCOLUMNS] = {0};
+	bool nulls[CHECKPOINT_NCOLUMNS] = {false};
+	Rows rows;
+	HeapTuple old;
+	HeapTuple tuple;
+
+	values[CHECKPOINT_PROJECTION] = CStringGetTextDatum(projection);
+	values[CHECKPOINT_POSITION] = Int64GetDatum(checkpoint->position);
+	values[CHECKPOINT_STOPPED] = BoolGetDatum(checkpoint->stopped);
+	nulls[CHECKPOINT_ERROR] = checkpoint->error == NULL;
+	if (checkpoint->error != NULL)
+		values[CHECKPOINT_ERROR] = CStringGetTextDatum(checkpoint->error);
+	nulls[CHECKPOINT_ERROR_POSITION] = checkpoint->error_position == 0;
+	values[CHECKPOINT_ERROR_POSITION] = Int64GetDatum(checkpoint->error_position);
+
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, projection, 0, 0);
+	tuple = heap_form_tuple(RelationGetDescr(rows.table), values, nulls);
+	old = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	if (HeapTupleIsValid(old))
+		CatalogTupleUpdate(rows.table, &old->t_self, tuple);
+	else
+		CatalogTupleInsert(rows.table, tuple);
+	close_rows(&rows);
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+}
+
+void
+EsCheckpointRemove(const char *projection)
+{
+	Rows rows;
+	HeapTuple tuple;
+
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, projection, 0, 0);
+	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+		CatalogTupleDelete(rows.table, &tuple->t_self);
+	close_rows(&rows);
+	CommandCounterIncrement();
+}
+
+void
+EsCheckpointPark(const char *projection, int64 position, const char *reason)
+{
+	Relation table = table_open(EsCatalogOid(ES_OBJECT_PARKED), RowExclusiveLock);
+	Datum values[PARKED_NCOLUMNS];
+	bool nulls[PARKED_NCOLUMNS] = {false};
+
+	values[PARKED_PROJECTION] = CStringGetTextDatum(projection);
+	values[PARKED_POSITION] = Int64GetDatum(position);
+	values[PARKED_REASON] = CStringGetTextDatum(reason);
+	values[PARKED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	CatalogTupleInsert(table, heap_form_tuple(RelationGetDescr(table), values, nulls));
+	table_close(table, NoLock);
+	CommandCounterIncrement();
+}
+
+int64
+EsCheckpointUnpark(const char *projection, int64 position)
+{
+	int64 count = 0;
+	Rows rows;
+	HeapTuple tuple;
+
+	open_rows(&rows, ES_OBJECT_PARKED, RowExclusiveLock, projection,
+			  position == 0 ? 0 : BTEqualStrategyNumber, position);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		CatalogTupleDelete(rows.table, &tuple->t_self);
+		count++;
+	}
+	close_rows(&rows);
+	CommandCounterIncrement();
+	return count;
+}
+
+int64
+EsCheckpointNextParked(const char *projection, int64 after)
+{
+	int64 next = 0;
+	Rows rows;
+	HeapTuple tuple;
+
+	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, projection, BTGreaterStrategyNumber, after);
+	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+
+		next = DatumGetInt64(heap_getattr(tuple, PARKED_POSITION + 1, RelationGetDescr(rows.table),
+										  &isnull));
+	}
+	close_rows(&rows);
+	return next;
+}
+
+/*
+ * Starts to read the projection's rows in order, as of the latest commit
+ * whatever the isolation level: all of them (strategy 0), or those at (equal) or
+ * above (greater) a position.
+ */
+static void
+open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, const char *projection,
+		  StrategyNumber strategy, int64 position)
+{
+	EsObject index =
+		table == ES_OBJECT_PARKED ? ES_OBJECT_PARKED_PKEY : ES_OBJECT_CHECKPOINT_PKEY;
+
+	ScanKeyInit(&rows->keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(projection));
+	rows->keys[0].sk_collation = C_COLLATION_OID;
+	ScanKeyInit(&rows->keys[1], 2, strategy,
+				strategy == BTGreaterStrategyNumber ? F_INT8GT : F_INT8EQ,
+				Int64GetDatum(position));
+	rows->table = table_open(EsCatalogOid(table), lockmode);
+	rows->index = index_open(EsCatalogOid(index), AccessShareLock);
+	rows->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	rows->scan = systable_beginscan_ordered(rows->table, rows->index, rows->snapshot,
+											strategy == 0 ? 1 : 2, rows->keys);
+}
+
+static void
+close_rows(Rows *rows)
+{
+	systable_endscan_ordered(rows->scan);
+	UnregisterSnapshot(rows->snapshot);
+	index_close(rows->index, AccessShareLock);
+	table_close(rows->table, NoLock);
+}
