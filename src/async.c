@@ -199,7 +199,7 @@ es_discard_parked(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(count);
 }
 
-/* What is settled after the transaction's snapshot was taken can't be seen, or written over, with it. */
+/* A snapshot older than the mark may lack events below it, and rows to write over. */
 static void
 refuse_fixed_snapshot(const char *function)
 {

@@ -6,9 +6,10 @@
  * all writers and holds them off until commit: those in flight know nothing of
  * the new projection.  (An async one is built from the settled events and goes
  * on from there, so it needs no such lock.)  Then it takes the same lock on the
- * state table, so that readers are let in.  Dropping needs no lock on es.events: AccessExclusiveLock
- * on the state table waits for those who have applied the projection, and
- * those who come later look at the registry again once they have the table.
+ * state table, so that readers are let in.  Dropping needs no lock on
+ * es.events: AccessExclusiveLock on the state table waits for those who have
+ * applied the projection, and those who come later look at the registry again
+ * once they have the table.
  */
 #include "postgres.h"
 

@@ -67,7 +67,7 @@ static void discard_registry(void);
 static void discard(MemoryContext context);
 static void compile(EsProjection *projection, Relation target);
 static void compile_fold(EsProjection *projection, Relation target, Relation events,
-						 EsFold *fold);
+						 Oid function, EsFold *fold);
 static void compile_statements(EsProjection *projection, Relation events, EsFold *fold);
 static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn column);
 static void relation_changed(Datum arg, Oid relid);
@@ -225,6 +225,31 @@ EsProjectionFold(EsProjection *projection, Relation target)
 	PG_END_TRY();
 	EsActingEnd(&acting);
 	return projection->fold;
+}
+
+EsFold *
+EsProjectionFoldWith(EsProjection *projection, Relation target, Oid function)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EsFold *volatile fold = NULL;
+	EsActing acting;
+
+	EsActingBegin(&acting, projection->owner, projection->settings);
+	PG_TRY();
+	{
+		Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+
+		fold = palloc0(sizeof(EsFold));
+		compile_fold(projection, target, events, function, fold);
+		table_close(events, NoLock);
+	}
+	PG_CATCH();
+	{
+		EsProjectionFailed(projection, NULL, context);
+	}
+	PG_END_TRY();
+	EsActingEnd(&acting);
+	return fold;
 }
 
 void
@@ -532,7 +557,7 @@ compile(EsProjection *projection, Relation target)
 	uint64 changes = fold_changes;
 
 	if (projection->apply != NULL)
-		compile_fold(projection, target, events, fold);
+		compile_fold(projection, target, events, EsRegistryFunction(projection->target), fold);
 	else
 		compile_statements(projection, events, fold);
 	table_close(events, NoLock);
@@ -545,10 +570,9 @@ compile(EsProjection *projection, Relation target)
 }
 
 static void
-compile_fold(EsProjection *projection, Relation target, Relation events, EsFold *fold)
+compile_fold(EsProjection *projection, Relation target, Relation events, Oid function,
+			 EsFold *fold)
 {
-	Oid function = EsRegistryFunction(projection->target);
-
 	fold->key = EsKeyCompile(target, events, projection->key);
 	if (!OidIsValid(function))
 		function = EsApplyFind(projection->target, projection->apply);

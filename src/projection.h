@@ -125,6 +125,12 @@ extern EsProjection *EsProjectionOpenOwned(const char *name, LOCKMODE lockmode, 
 /* Returns the projection's fold, compiled as its owner.  The caller has opened the state table. */
 extern EsFold *EsProjectionFold(EsProjection *projection, Relation target);
 
+/*
+ * Compiles a fold with another function in CurrentMemoryContext, to be evaluated
+ * as the projection's owner, under its settings.
+ */
+extern EsFold *EsProjectionFoldWith(EsProjection *projection, Relation target, Oid function);
+
 /* Becomes the projection's owner, to evaluate its fold; ends with EsActingEnd(). */
 extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
 

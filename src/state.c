@@ -118,6 +118,12 @@ EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new)
 	return entry;
 }
 
+EsStateEntry *
+EsStatesFind(EsStates *states, const Datum *key, uint32 hash)
+{
+	return entries_lookup_hash(states->entries, (Datum *) key, hash);
+}
+
 void
 EsStatesPrefetch(EsStates *states, uint32 hash)
 {

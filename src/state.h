@@ -37,6 +37,9 @@ extern void EsStatesDestroy(EsStates *states);
 /* Returns the entry of a key; a new one has no row. */
 extern EsStateEntry *EsStatesLookup(EsStates *states, const Datum *key, uint32 hash, bool *is_new);
 
+/* Returns the entry of a key, or null. */
+extern EsStateEntry *EsStatesFind(EsStates *states, const Datum *key, uint32 hash);
+
 /*
  * Fetch into the processor's cache what a lookup of this hash will need, and
  * then what folding into the row will need.

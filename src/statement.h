@@ -31,8 +31,9 @@ extern bool EsStatementsReplaying(void);
 extern EsApplied EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range);
 
 /*
- * Empties the state table and runs the statements for all events that
- * are visible now, as far as EsProjectionBound() goes.  Takes ShareRowExclusiveLock on target, which the caller has opened.
+ * Empties the state table and runs the statements for all events that are
+ * visible now, as far as EsProjectionBound() goes.  Takes ShareRowExclusiveLock
+ * on target, which the caller has opened.
  * Raises SE009 if the statements write other tables, which are not emptied.
  */
 extern EsApplied EsStatementsRebuild(EsProjection *projection, Relation target);

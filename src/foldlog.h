@@ -1,0 +1,59 @@
+/*
+ * foldlog.h
+ *	  Folding the log into states.
+ */
+#ifndef ES_FOLDLOG_H
+#define ES_FOLDLOG_H
+
+#include "postgres.h"
+
+#include "projection.h"
+#include "state.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+/* The states of some of the keys, all their events folded. */
+typedef struct EsFoldedPart
+{
+	EsKey *key;
+	EsStates *states;
+	int bits;      /* the part is the keys whose hash starts with these bits ... */
+	uint32 number; /* ... of this value */
+} EsFoldedPart;
+
+/* Takes a part, whose states are gone afterwards. */
+typedef void (*EsPartTaker)(const EsFoldedPart *part, void *arg);
+
+/* What to fold. */
+typedef struct EsFoldSpec
+{
+	EsProjection *projection;
+	Relation target;           /* its state table */
+	Oid function;              /* to fold with instead of the projection's own; or invalid */
+	int64 up_to_position;      /* leave out the events above */
+	const TimestampTz *as_of;  /* leave out those recorded later; or null */
+	const pg_uuid_t *excluded; /* leave out those with these ids, in ascending order */
+	int nexcluded;
+	EsStates *only; /* fold the events of these keys only; or null */
+} EsFoldSpec;
+
+typedef struct EsFolded
+{
+	int64 events;         /* folded */
+	int64 up_to_position; /* of the last event read, folded or not */
+} EsFolded;
+
+/*
+ * Folds the events that the active snapshot sees, as the projection's owner,
+ * and has each part of the keys taken once, as the current user.
+ */
+extern EsFolded EsFoldLog(const EsFoldSpec *spec, EsPartTaker take, void *arg);
+
+/* Says whether the part has the key of this hash. */
+static inline bool
+EsPartHas(const EsFoldedPart *part, uint32 hash)
+{
+	return part->bits == 0 || hash >> (32 - part->bits) == part->number;
+}
+
+#endif /* ES_FOLDLOG_H */
