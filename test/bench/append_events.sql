@@ -1,2 +1,2 @@
-\set a random(1, 1000000000000)
-SELECT * FROM es.append_events('account', 'a' || :a::text, :events::jsonb);
+\set a random(1, :keys)
+SELECT * FROM es.append_events(:type, 'a' || :a::text, :events::jsonb);
