@@ -291,18 +291,21 @@ find_retry(Relation events, EsNewEvent *array, int count, EsStoredEvent *stored)
 /*
  * Shows all events to EsSerializeHook, so that it takes all its locks in one
  * order.  A version, and an event id that is not given, are not known yet; the
- * trigger shows each event once more when they are.
+ * trigger shows each event once more when they are.  The slots share a copy of
+ * the row's description, since keeping count of its users takes longer the more
+ * there are.
  */
 static void
 serialize_array(Relation events, EsNewEvent *array, int count)
 {
 	TupleTableSlot **slots = MemoryContextAllocHuge(CurrentMemoryContext,
 													sizeof(TupleTableSlot *) * count);
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(events));
 	Datum now = TimestampTzGetDatum(GetCurrentTimestamp());
 
 	for (int i = 0; i < count; i++)
 	{
-		TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(events), &TTSOpsVirtual);
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 
 		memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
 		memcpy(slot->tts_values, array[i].values, sizeof(array[i].values));
@@ -319,6 +322,7 @@ serialize_array(Relation events, EsNewEvent *array, int count)
 	EsSerializeHook(slots, count);
 	for (int i = 0; i < count; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
+	FreeTupleDesc(desc);
 	pfree(slots);
 }
 
