@@ -281,6 +281,13 @@ EsProjectionAdvance(EsProjection *projection, int64 position)
 	projection->last_position = position;
 }
 
+uint64
+EsProjectionChanges(void)
+{
+	register_callbacks();
+	return registry_changes + fold_changes;
+}
+
 void
 EsProjectionRewind(EsProjection *projection)
 {

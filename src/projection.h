@@ -141,6 +141,12 @@ extern void EsProjectionAct(EsProjection *projection, EsActing *acting);
 extern void EsProjectionAdvance(EsProjection *projection, int64 position);
 extern void EsProjectionRewind(EsProjection *projection);
 
+/*
+ * Returns a number that changes whenever a projection, or anything that can be
+ * compiled into a fold, may have changed.
+ */
+extern uint64 EsProjectionChanges(void);
+
 /* Has the fold compiled anew when it is used next. */
 extern void EsProjectionReset(EsProjection *projection);
 
