@@ -67,7 +67,6 @@ static void begin(LogFold *log, const EsFoldSpec *spec);
 static void compile(LogFold *log);
 static void fold_parts(LogFold *log, EsPartTaker take, void *arg, MemoryContext caller);
 static bool fold_part(LogFold *log);
-static void act(LogFold *log, EsActing *acting);
 static void start_part(LogFold *log);
 static bool fold_in_any_order(LogFold *log);
 static bool try_physical_order(LogFold *log, bool *fits);
@@ -100,6 +99,15 @@ EsFoldLog(const EsFoldSpec *spec, EsPartTaker take, void *arg)
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return result;
+}
+
+void
+EsFoldAct(const EsFoldSpec *spec, EsActing *acting)
+{
+	if (OidIsValid(spec->function))
+		EsActingBegin(acting, spec->projection->owner, spec->projection->settings);
+	else
+		EsProjectionAct(spec->projection, acting);
 }
 
 static void
@@ -135,18 +143,6 @@ compile(LogFold *log)
 		log->fold = EsProjectionFoldWith(spec->projection, spec->target, spec->function);
 	else
 		log->fold = EsProjectionFold(spec->projection, spec->target);
-}
-
-/* Becomes the projection's owner. */
-static void
-act(LogFold *log, EsActing *acting)
-{
-	EsProjection *projection = log->spec->projection;
-
-	if (OidIsValid(log->spec->function))
-		EsActingBegin(acting, projection->owner, projection->settings);
-	else
-		EsProjectionAct(projection, acting);
 }
 
 /*
@@ -187,7 +183,7 @@ fold_part(LogFold *log)
 	volatile bool fits = false;
 	EsActing acting;
 
-	act(log, &acting);
+	EsFoldAct(log->spec, &acting);
 	PG_TRY();
 	{
 		start_part(log);

@@ -49,6 +49,9 @@ typedef struct EsFolded
  */
 extern EsFolded EsFoldLog(const EsFoldSpec *spec, EsPartTaker take, void *arg);
 
+/* Becomes the projection's owner, to evaluate what belongs to the fold; ends with EsActingEnd(). */
+extern void EsFoldAct(const EsFoldSpec *spec, EsActing *acting);
+
 /* Says whether the part has the key of this hash. */
 static inline bool
 EsPartHas(const EsFoldedPart *part, uint32 hash)

@@ -8,3 +8,11 @@ AS 'MODULE_PATHNAME', 'es_replay';
 
 COMMENT ON FUNCTION es.replay(text, text, integer) IS
 'Replaces the rows of a projection''s state table by the fold of all events, with a new apply function if one is given: function and rows change in the same instant. Readers and writers go on while the log is folded, and wait when the new rows are put in place, until the transaction ends';
+
+CREATE FUNCTION es.replay_into(projection text, target regclass, as_of_position bigint DEFAULT NULL,
+	as_of timestamptz DEFAULT NULL, apply text DEFAULT NULL, exclude_event_ids uuid[] DEFAULT NULL)
+RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_replay_into';
+
+COMMENT ON FUNCTION es.replay_into(text, regclass, bigint, timestamptz, text, uuid[]) IS
+'Fills another, empty table of the same shape with the fold of the events: those at or below a position, those recorded at or before a time, those but for given ones; with another apply function if one is given. Returns how many rows were inserted. Writers of the log and of the state table go on';
