@@ -95,6 +95,19 @@ EsKeyEval(EsKey *key, ExprContext *econtext, Datum *values)
 	return true;
 }
 
+void
+EsKeyOfRow(EsKey *key, TupleTableSlot *row, Datum *values)
+{
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		bool isnull;
+
+		values[i] = slot_getattr(row, key->columns[i].attnum, &isnull);
+		if (key->columns[i].typlen == -1)
+			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
+	}
+}
+
 uint32
 EsKeyHash(EsKey *key, const Datum *values)
 {

@@ -45,6 +45,9 @@ extern EsKey *EsKeyCompile(Relation target, Relation events, const char *text);
 /* Computes the key of the econtext's outer tuple; false: the event has none. */
 extern bool EsKeyEval(EsKey *key, ExprContext *econtext, Datum *values);
 
+/* Takes the key out of a row of the state table. */
+extern void EsKeyOfRow(EsKey *key, TupleTableSlot *row, Datum *values);
+
 extern uint32 EsKeyHash(EsKey *key, const Datum *values);
 extern bool EsKeyEqual(EsKey *key, const Datum *a, const Datum *b);
 

@@ -24,3 +24,11 @@ AS 'MODULE_PATHNAME', 'es_create_environment';
 
 COMMENT ON FUNCTION es.create_environment(text, bigint, timestamptz, text[]) IS
 'Creates a schema with a table like each state table of the fold projections (of those named only), filled with the fold of the events up to one moment: a position, a time, or now. The tables are the caller''s, with the indexes, constraints and comments of the state tables, and no projection keeps them';
+
+CREATE FUNCTION es.verify_projection(projection text, apply text DEFAULT NULL)
+RETURNS TABLE (key text, actual jsonb, expected jsonb)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_verify_projection';
+
+COMMENT ON FUNCTION es.verify_projection(text, text) IS
+'Compares a projection''s state table with the fold of the events, and returns the rows that differ: as they are, and as they should be, without generated columns; null is no row. With another apply function: what it would change. Writers go on';
