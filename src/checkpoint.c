@@ -61,8 +61,8 @@ typedef struct Rows
 	ScanKeyData keys[2];
 } Rows;
 
-static void open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, const char *projection,
-					  StrategyNumber strategy, int64 position);
+static void open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
+					  const char *projection, StrategyNumber strategy, int64 position);
 static void close_rows(Rows *rows);
 
 void
@@ -77,12 +77,18 @@ EsCheckpointLock(Oid target)
 bool
 EsCheckpointRead(const char *projection, EsCheckpoint *checkpoint)
 {
+	return EsCheckpointReadAt(projection, GetLatestSnapshot(), checkpoint);
+}
+
+bool
+EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *checkpoint)
+{
 	Rows rows;
 	HeapTuple tuple;
 	bool found;
 
 	memset(checkpoint, 0, sizeof(EsCheckpoint));
-	open_rows(&rows, ES_OBJECT_CHECKPOINT, AccessShareLock, projection, 0, 0);
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, AccessShareLock, snapshot, projection, 0, 0);
 	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
 	found = HeapTupleIsValid(tuple);
 	if (found)
@@ -120,7 +126,7 @@ EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 	nulls[CHECKPOINT_ERROR_POSITION] = checkpoint->error_position == 0;
 	values[CHECKPOINT_ERROR_POSITION] = Int64GetDatum(checkpoint->error_position);
 
-	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, projection, 0, 0);
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, GetLatestSnapshot(), projection, 0, 0);
 	tuple = heap_form_tuple(RelationGetDescr(rows.table), values, nulls);
 	old = systable_getnext_ordered(rows.scan, ForwardScanDirection);
 	if (HeapTupleIsValid(old))
@@ -138,7 +144,7 @@ EsCheckpointRemove(const char *projection)
 	Rows rows;
 	HeapTuple tuple;
 
-	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, projection, 0, 0);
+	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, GetLatestSnapshot(), projection, 0, 0);
 	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 		CatalogTupleDelete(rows.table, &tuple->t_self);
@@ -169,7 +175,7 @@ EsCheckpointUnpark(const char *projection, int64 position)
 	Rows rows;
 	HeapTuple tuple;
 
-	open_rows(&rows, ES_OBJECT_PARKED, RowExclusiveLock, projection,
+	open_rows(&rows, ES_OBJECT_PARKED, RowExclusiveLock, GetLatestSnapshot(), projection,
 			  position == 0 ? 0 : BTEqualStrategyNumber, position);
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection)))
 	{
@@ -189,7 +195,7 @@ EsCheckpointNextParked(const char *projection, int64 after)
 	Rows rows;
 	HeapTuple tuple;
 
-	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, projection, BTGreaterStrategyNumber, after);
+	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, GetLatestSnapshot(), projection, BTGreaterStrategyNumber, after);
 	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -202,14 +208,41 @@ EsCheckpointNextParked(const char *projection, int64 after)
 	return next;
 }
 
+int64 *
+EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked)
+{
+	int allocated = 16;
+	int64 *parked = palloc(sizeof(int64) * allocated);
+	Rows rows;
+	HeapTuple tuple;
+
+	*nparked = 0;
+	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, snapshot, projection, 0, 0);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection)))
+	{
+		bool isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (*nparked == allocated)
+		{
+			allocated *= 2;
+			parked = repalloc_huge(parked, sizeof(int64) * allocated);
+		}
+		parked[(*nparked)++] = DatumGetInt64(heap_getattr(tuple, PARKED_POSITION + 1,
+														  RelationGetDescr(rows.table), &isnull));
+	}
+	close_rows(&rows);
+	return parked;
+}
+
 /*
- * Starts to read the projection's rows in order, as of the latest commit
- * whatever the isolation level: all of them (strategy 0), or those at (equal) or
+ * Starts to read the projection's rows in order, as the snapshot shows them,
+ * the latest one whatever the isolation level to change them: all of them (strategy 0), or those at (equal) or
  * above (greater) a position.
  */
 static void
-open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, const char *projection,
-		  StrategyNumber strategy, int64 position)
+open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
+		  const char *projection, StrategyNumber strategy, int64 position)
 {
 	EsObject index =
 		table == ES_OBJECT_PARKED ? ES_OBJECT_PARKED_PKEY : ES_OBJECT_CHECKPOINT_PKEY;
@@ -222,7 +255,7 @@ open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, const char *projection,
 				Int64GetDatum(position));
 	rows->table = table_open(EsCatalogOid(table), lockmode);
 	rows->index = index_open(EsCatalogOid(index), AccessShareLock);
-	rows->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	rows->snapshot = RegisterSnapshot(snapshot);
 	rows->scan = systable_beginscan_ordered(rows->table, rows->index, rows->snapshot,
 											strategy == 0 ? 1 : 2, rows->keys);
 }

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "utils/snapshot.h"
+
 /* A row of es.projection_checkpoint. */
 typedef struct EsCheckpoint
 {
@@ -24,6 +26,12 @@ extern void EsCheckpointLock(Oid target);
 
 /* Reads the projection's checkpoint as of the latest commit; false: it has none. */
 extern bool EsCheckpointRead(const char *projection, EsCheckpoint *checkpoint);
+
+/* Reads the projection's checkpoint as a snapshot shows it; false: it has none. */
+extern bool EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *checkpoint);
+
+/* Returns the positions of the events put aside, in their order, as a snapshot shows them. */
+extern int64 *EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked);
 
 /* Stores the projection's checkpoint.  The caller keeps others from doing so. */
 extern void EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint);

@@ -73,8 +73,9 @@ static bool try_physical_order(LogFold *log, bool *fits);
 static bool fold_in_physical_order(LogFold *log);
 static bool fold_in_position_order(LogFold *log);
 static bool take_event(LogFold *log, bool in_position_order);
-static bool passes(const EsFoldSpec *spec, TupleTableSlot *event);
+static bool passes(const EsFoldSpec *spec, ReadEvent *read);
 static int compare_ids(const void *a, const void *b);
+static int compare_positions(const void *a, const void *b);
 static bool stays_in_page(LogFold *log);
 static ReadEvent *store_event(LogFold *log);
 static bool fold_batch(LogFold *log, bool in_position_order);
@@ -114,7 +115,7 @@ static void
 begin(LogFold *log, const EsFoldSpec *spec)
 {
 	log->spec = spec;
-	log->filtered = spec->as_of != NULL || spec->nexcluded > 0;
+	log->filtered = spec->as_of != NULL || spec->nexcluded > 0 || spec->nparked > 0;
 	compile(log);
 	log->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	log->snapshot = GetActiveSnapshot();
@@ -330,7 +331,7 @@ take_event(LogFold *log, bool in_position_order)
 	log->result.up_to_position = Max(log->result.up_to_position, read->position);
 	if (!EsProjectionMatches(log->spec->projection, read->event))
 		return fits;
-	if (log->filtered && !passes(log->spec, read->event))
+	if (log->filtered && !passes(log->spec, read))
 		return fits;
 	fold->key_econtext->ecxt_outertuple = read->event;
 	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
@@ -347,22 +348,34 @@ take_event(LogFold *log, bool in_position_order)
 
 /* Says whether the caller does not leave the event out. */
 static bool
-passes(const EsFoldSpec *spec, TupleTableSlot *event)
+passes(const EsFoldSpec *spec, ReadEvent *read)
 {
 	bool isnull;
 
 	if (spec->as_of != NULL &&
-		DatumGetTimestampTz(slot_getattr(event, ES_EVENT_RECORDED_AT, &isnull)) > *spec->as_of)
+		DatumGetTimestampTz(slot_getattr(read->event, ES_EVENT_RECORDED_AT, &isnull)) > *spec->as_of)
+		return false;
+	if (spec->nparked > 0 &&
+		bsearch(&read->position, spec->parked, spec->nparked, sizeof(int64), compare_positions) != NULL)
 		return false;
 	return spec->nexcluded == 0 ||
-		bsearch(DatumGetUUIDP(slot_getattr(event, ES_EVENT_EVENT_ID, &isnull)), spec->excluded,
-				spec->nexcluded, sizeof(pg_uuid_t), compare_ids) == NULL;
+		bsearch(DatumGetUUIDP(slot_getattr(read->event, ES_EVENT_EVENT_ID, &isnull)),
+				spec->excluded, spec->nexcluded, sizeof(pg_uuid_t), compare_ids) == NULL;
 }
 
 static int
 compare_ids(const void *a, const void *b)
 {
 	return memcmp(a, b, sizeof(pg_uuid_t));
+}
+
+static int
+compare_positions(const void *a, const void *b)
+{
+	int64 pa = *(const int64 *) a;
+	int64 pb = *(const int64 *) b;
+
+	return pa < pb ? -1 : pa > pb;
 }
 
 /* Says whether the event just read is in the page that the batch is in. */

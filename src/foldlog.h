@@ -34,6 +34,8 @@ typedef struct EsFoldSpec
 	const TimestampTz *as_of;  /* leave out those recorded later; or null */
 	const pg_uuid_t *excluded; /* leave out those with these ids, in ascending order */
 	int nexcluded;
+	const int64 *parked; /* leave out those at these positions, in ascending order */
+	int nparked;
 	EsStates *only; /* fold the events of these keys only; or null */
 } EsFoldSpec;
 

@@ -3,12 +3,13 @@
  *	  es.verify_projection(): the rows of a state table that the log does not give.
  *
  * State and log commit together, so under one snapshot the rows must equal the
- * fold of the events; those of a disabled projection, the fold up to its
- * checkpoint.  The snapshot is a fresh one whatever the isolation level, taken
- * while RowExclusiveLock on the state table is held: that waits for whoever
- * disables or enables the projection, or creates an index.  From then on there
- * is AccessShareLock, which keeps out a replay's new rows (frozen, so visible
- * to every snapshot) and lets writers go on.
+ * fold of the events; those of an async or disabled projection, the fold up to
+ * its checkpoint without the events put aside (which another function is
+ * previewed with, as a replay would have them).
+ *
+ * The snapshot is a fresh one whatever the isolation level, taken once
+ * AccessShareLock on the state table is held: that keeps out the rows of a
+ * replay, which are frozen and so visible to every snapshot.  Writers go on.
  *
  * Each part of the keys that fits into memory is compared by a scan of the
  * whole table, in which the rows of the other parts are passed over.
@@ -17,6 +18,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "checkpoint.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -24,7 +26,6 @@
 #include "miscadmin.h"
 #include "past.h"
 #include "rowtext.h"
-#include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -85,19 +86,20 @@ static Relation
 begin(Verification *verification, const char *name, const char *apply)
 {
 	Relation target;
-	EsProjection *projection = EsPastOpen(name, RowExclusiveLock, &target);
+	EsProjection *projection = EsPastOpen(name, AccessShareLock, &target);
 	EsMoment moment = {.position = PG_INT64_MAX, .as_of = DT_NOEND};
+	EsCheckpoint checkpoint;
 
 	EsPastCheckFold(projection, "verified");
-	if (!projection->enabled)
-		moment.position = projection->checkpoint;
-	LockRelation(target, AccessShareLock);
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	UnlockRelation(target, RowExclusiveLock);
-
+	if (EsCheckpointReadAt(projection->name, GetActiveSnapshot(), &checkpoint))
+		moment.position = checkpoint.position;
 	verification->spec = EsPastSpec(projection, target, &moment);
 	verification->spec.function = EsPastFunction(projection, target, apply);
+	if (apply == NULL)
+		verification->spec.parked = EsCheckpointParkedAt(projection->name, GetActiveSnapshot(),
+														 &verification->spec.nparked);
 	verification->actual = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsVirtual);
 	verification->expected = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
 	verification->row = AllocSetContextCreate(CurrentMemoryContext, "es verify row",
