@@ -3,6 +3,7 @@
 \getenv srcdir PG_ABS_SRCDIR
 \set oracle :srcdir '/test/oracle.sql'
 CREATE EXTENSION pg_eventsourcing;
+SET es.progress_interval = 0; -- no messages, however slow the machine is
 SET client_min_messages = warning;
 \set ECHO none
 \i :oracle

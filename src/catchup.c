@@ -13,6 +13,7 @@
 #include "executor/executor.h"
 #include "maintain.h"
 #include "miscadmin.h"
+#include "progress.h"
 #include "statement.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -41,6 +42,7 @@ fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet)
 	volatile int64 position = 0;
 	EsActing acting;
 
+	EsProgressPhase(ES_PHASE_CATCHING_UP);
 	PushActiveSnapshot(GetLatestSnapshot());
 	EsProjectionAct(projection, &acting);
 	PG_TRY();

@@ -33,6 +33,13 @@
 #define EsRelationOwnerCheck(oid, role) pg_class_ownercheck(oid, role)
 #endif
 
+/* The entry of a backend in the activity statistics, counted from 1. */
+#if PG_VERSION_NUM >= 160000
+#define EsLocalBackendEntry(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define EsLocalBackendEntry(i) pgstat_fetch_stat_local_beentry(i)
+#endif
+
 /* Starts loading memory into the processor's cache, where the compiler can say so. */
 #if defined(__GNUC__) || defined(__clang__)
 #define EsPrefetch(address) __builtin_prefetch(address)

@@ -28,6 +28,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "position.h"
+#include "progress.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -460,11 +461,21 @@ populate(const char *name)
 {
 	EsProjection *projection = EsProjectionFind(name);
 	Relation target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	EsReplayState state;
 	EsApplied rebuilt;
 
 	if (target == NULL)
 		elog(ERROR, "projection \"%s\" has changed while it was created", name);
-	rebuilt = EsRebuild(projection, target);
+	state = EsReplayBegin(name, projection->target);
+	PG_TRY();
+	{
+		rebuilt = EsRebuild(projection, target);
+	}
+	PG_FINALLY();
+	{
+		EsReplayEnd(state);
+	}
+	PG_END_TRY();
 	table_close(target, NoLock);
 	return rebuilt.bound;
 }

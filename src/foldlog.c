@@ -27,12 +27,15 @@
 #include "foldlog.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "position.h"
+#include "progress.h"
 #include "storage/bufmgr.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #define READ_BATCH    64 /* events whose states are prefetched together */
 #define MAX_PART_BITS 31
+#define PROGRESS_STEP 1000 /* events read between two reports */
 
 /* An event that has been read, to be folded with others. */
 typedef struct ReadEvent
@@ -60,6 +63,8 @@ typedef struct LogFold
 	bool misordered;     /* some states must be folded in position order ... */
 	bool all_misordered; /* ... or all of them */
 	int64 part_events;
+	int64 estimate;   /* events in the log */
+	int64 unreported; /* read since progress was reported */
 	EsFolded result;
 } LogFold;
 
@@ -91,11 +96,22 @@ EsFoldLog(const EsFoldSpec *spec, EsPartTaker take, void *arg)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	LogFold *log = palloc0(sizeof(LogFold));
+	EsReplayState state;
 	EsFolded result;
 
-	begin(log, spec);
-	fold_parts(log, take, arg, caller);
-	end(log);
+	state = EsReplayBegin(spec->projection->name, spec->projection->target);
+	PG_TRY();
+	{
+		EsProgressPhase(ES_PHASE_FOLDING);
+		begin(log, spec);
+		fold_parts(log, take, arg, caller);
+		end(log);
+	}
+	PG_FINALLY();
+	{
+		EsReplayEnd(state);
+	}
+	PG_END_TRY();
 	result = log->result;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
@@ -118,6 +134,7 @@ begin(LogFold *log, const EsFoldSpec *spec)
 	log->filtered = spec->as_of != NULL || spec->nexcluded > 0 || spec->nparked > 0;
 	compile(log);
 	log->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	log->estimate = EsLogEstimate();
 	log->snapshot = GetActiveSnapshot();
 	log->scanned = table_slot_create(log->events, NULL);
 	for (int i = 0; i < READ_BATCH; i++)
@@ -158,6 +175,8 @@ fold_parts(LogFold *log, EsPartTaker take, void *arg, MemoryContext caller)
 
 	do
 	{
+		/* The parts to come may have to be halved again: then it takes longer. */
+		EsProgressExpect(log->estimate * (((int64) 1 << part->bits) - part->number));
 		if (fold_part(log))
 		{
 			MemoryContext old = MemoryContextSwitchTo(caller);
@@ -322,6 +341,11 @@ take_event(LogFold *log, bool in_position_order)
 	bool isnull;
 
 	CHECK_FOR_INTERRUPTS();
+	if (++log->unreported == PROGRESS_STEP)
+	{
+		EsProgressAdd(log->unreported);
+		log->unreported = 0;
+	}
 	if (!stays_in_page(log) || log->nbatch == READ_BATCH)
 		fits = fold_batch(log, in_position_order);
 	read = store_event(log);

@@ -11,6 +11,7 @@
 
 int EsMaxAggregateLocks = 1000;
 int EsReplayMemory = 256 * 1024;
+int EsProgressInterval = 2000;
 bool EsRestore = false;
 
 /* Defines the settings and reserves the prefix "es". */
@@ -23,6 +24,11 @@ EsGucInit(void)
 							"each other's transaction instead of a lock of their own.",
 							&EsMaxAggregateLocks, 1000, 0, INT_MAX,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("es.progress_interval",
+							"Sets how often a replay tells the client how far it is.",
+							"Zero turns these messages off.",
+							&EsProgressInterval, 2000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("es.replay_memory",
 							"Sets the memory that a replay may use to hold states.",
 							"A replay whose states do not fit reads the log once per part that does.",

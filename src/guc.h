@@ -13,6 +13,9 @@ extern int EsMaxAggregateLocks;
 /* es.replay_memory: what a replay may hold in memory, in kilobytes */
 extern int EsReplayMemory;
 
+/* es.progress_interval: time between two messages of a replay, in milliseconds; 0: none */
+extern int EsProgressInterval;
+
 /* es.restore: keep the given position, version and recorded_at */
 extern bool EsRestore;
 

@@ -42,6 +42,7 @@
 #include "inline.h"
 #include "maintain.h"
 #include "miscadmin.h"
+#include "progress.h"
 #include "projection.h"
 #include "statement.h"
 #include "storage/lmgr.h"
@@ -111,7 +112,7 @@ es_apply_inline(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("an apply function cannot append events"),
 				 errhint("Append from a trigger on the state table.")));
-	if (EsStatementsReplaying())
+	if (EsReplaying())
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
 				 errmsg("a trigger or a statement appends events during a replay"),

@@ -43,6 +43,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "optimizer/plancat.h"
 #include "position.h"
 #include "storage/bufmgr.h"
 #include "storage/lock.h"
@@ -114,6 +115,19 @@ EsHighWaterMark(void)
 	pfree(locks->locks);
 	pfree(locks);
 	return mark;
+}
+
+int64
+EsLogEstimate(void)
+{
+	Relation events = relation_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	BlockNumber pages;
+	double tuples;
+	double allvisfrac;
+
+	estimate_rel_size(events, NULL, &pages, &tuples, &allvisfrac);
+	relation_close(events, AccessShareLock);
+	return (int64) tuples;
 }
 
 /* Registers the transaction as one that may add positions above the last value. */

@@ -13,6 +13,9 @@ extern int64 EsPositionLast(void);
 /* Returns a new position; the aggregate's lock must be held. */
 extern int64 EsPositionNext(void);
 
+/* Returns about how many events there are. */
+extern int64 EsLogEstimate(void);
+
 /* Returns the high-water mark; a snapshot to read with is taken afterwards. */
 extern int64 EsHighWaterMark(void);
 

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "progress.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "registry.h"
@@ -25,6 +26,7 @@
 PG_FUNCTION_INFO_V1(es_replay);
 
 static EsApplied replay(const char *name, const char *apply);
+static EsApplied rebuild(EsProjection *projection, Relation target);
 static void restart(EsProjection *projection, int64 position);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt,
 					   TimestampTz start);
@@ -80,14 +82,33 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	}
-	if (projection->apply != NULL)
-		rebuilt = EsRebuild(projection, target);
-	else
-		rebuilt = EsStatementsRebuild(projection, target);
+	rebuilt = rebuild(projection, target);
 	if (!EsProjectionIsLive(projection))
 		restart(projection, rebuilt.bound);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
+	return rebuilt;
+}
+
+/* Builds the rows anew, in the way of the projection's kind. */
+static EsApplied
+rebuild(EsProjection *projection, Relation target)
+{
+	EsReplayState state = EsReplayBegin(projection->name, projection->target);
+	EsApplied rebuilt;
+
+	PG_TRY();
+	{
+		if (projection->apply != NULL)
+			rebuilt = EsRebuild(projection, target);
+		else
+			rebuilt = EsStatementsRebuild(projection, target);
+	}
+	PG_FINALLY();
+	{
+		EsReplayEnd(state);
+	}
+	PG_END_TRY();
 	return rebuilt;
 }
 

@@ -33,7 +33,9 @@
 #include "guc.h"
 #include "handler.h"
 #include "miscadmin.h"
+#include "position.h"
 #include "nodes/nodeFuncs.h"
+#include "progress.h"
 #include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -46,7 +48,6 @@
 #define REBUILD_BATCH 10000 /* events at most that are handed over at once */
 
 static Oid writing = InvalidOid; /* state table of the statement that runs */
-static bool replaying = false;
 
 static void run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *events, int pointer,
 					 TupleTableSlot *event, volatile int64 *position);
@@ -100,12 +101,6 @@ EsStatementsWriting(Oid table)
 	return OidIsValid(writing) && writing == table;
 }
 
-bool
-EsStatementsReplaying(void)
-{
-	return replaying;
-}
-
 /* Reads the events in their order, and runs the statements for one chunk after the other. */
 EsApplied
 EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
@@ -142,6 +137,7 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 			result.all = ++result.events < range.max_events;
 		}
 		run_chunk(projection, target, chunk, stored);
+		EsProgressAdd(tuplestore_tuple_count(chunk));
 		tuplestore_end(chunk);
 	}
 	ExecDropSingleTupleTableSlot(stored);
@@ -165,16 +161,9 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	check_targets(projection, EsProjectionFold(projection, target));
 	empty_table(projection, target);
 	CommandCounterIncrement();
-	PG_TRY();
-	{
-		replaying = true;
-		result = EsStatementsCatchUp(projection, target, range);
-	}
-	PG_FINALLY();
-	{
-		replaying = false;
-	}
-	PG_END_TRY();
+	EsProgressPhase(ES_PHASE_FOLDING);
+	EsProgressExpect(EsLogEstimate());
+	result = EsStatementsCatchUp(projection, target, range);
 	CommandCounterIncrement();
 	result.rows = count_rows(target);
 	return result;

@@ -21,9 +21,6 @@ extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestor
 /* Says whether a statement of the table's projection is running, so that it may be written. */
 extern bool EsStatementsWriting(Oid table);
 
-/* Says whether the statements of some projection are being replayed. */
-extern bool EsStatementsReplaying(void);
-
 /*
  * Runs the statements for a range of the visible events.  The caller has opened
  * target, and keeps all others who run them away.

@@ -20,6 +20,7 @@
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "progress.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "swap.h"
@@ -37,7 +38,9 @@ static void check_foreign_key(HeapTuple tuple);
 void
 EsSwapHeap(Relation table, Oid heap)
 {
+	EsProgressPhase(ES_PHASE_WAITING);
 	lock_for_swap(table);
+	EsProgressPhase(ES_PHASE_INDEXING);
 	CheckTableNotInUse(table, "rebuild");
 	finish_heap_swap(RelationGetRelid(table), heap, false, false, true, true, RecentXmin,
 					 ReadNextMultiXactId(), table->rd_rel->relpersistence);
@@ -50,6 +53,7 @@ EsSwapCheckForeignKeys(Relation table)
 	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple tuple;
 
+	EsProgressPhase(ES_PHASE_CHECKING);
 	PushActiveSnapshot(GetLatestSnapshot());
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{

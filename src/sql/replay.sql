@@ -9,6 +9,41 @@ AS 'MODULE_PATHNAME', 'es_replay';
 COMMENT ON FUNCTION es.replay(text, text, integer) IS
 'Replaces the rows of a projection''s state table by the fold of all events, with a new apply function if one is given: function and rows change in the same instant. Readers and writers go on while the log is folded, and wait when the new rows are put in place, until the transaction ends';
 
+CREATE FUNCTION es.is_replaying()
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'es_is_replaying';
+
+COMMENT ON FUNCTION es.is_replaying() IS
+'Says whether this session is replaying, in what a replay calls';
+
+CREATE FUNCTION es.replays(OUT pid integer, OUT target oid, OUT phase text, OUT events_done bigint,
+	OUT events_total bigint, OUT started_at timestamptz)
+RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'es_replays';
+
+COMMENT ON FUNCTION es.replays() IS
+'Replays that are going on in this database; read them through the view es.replay_progress';
+
+CREATE VIEW es.replay_progress AS
+SELECT coalesce(p.name, r.target::pg_catalog.regclass::text) AS projection,
+       r.pid,
+       r.phase,
+       r.events_done,
+       greatest(r.events_total, r.events_done) AS events_total,
+       s.events_per_second,
+       CASE WHEN s.events_per_second > 0
+            THEN pg_catalog.make_interval(secs => greatest(r.events_total - r.events_done, 0) / s.events_per_second)
+       END AS remaining,
+       r.started_at
+  FROM es.replays() AS r
+  LEFT JOIN es.projection AS p ON p.target::oid = r.target
+  CROSS JOIN LATERAL (SELECT pg_catalog.round(r.events_done /
+                             greatest(extract(epoch FROM pg_catalog.clock_timestamp() - r.started_at), 0.001))
+                             AS events_per_second) AS s;
+
+COMMENT ON VIEW es.replay_progress IS
+'Replays that are going on in this database: what each is doing, how many events it has read and about how many there are, and the time left; the total grows when the log must be read again';
+
 CREATE FUNCTION es.replay_into(projection text, target regclass, as_of_position bigint DEFAULT NULL,
 	as_of timestamptz DEFAULT NULL, apply text DEFAULT NULL, exclude_event_ids uuid[] DEFAULT NULL)
 RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
