@@ -35,13 +35,13 @@ CREATE VIEW good_view AS TABLE good;
 CREATE MATERIALIZED VIEW good_matview AS TABLE good;
 CREATE SEQUENCE good_sequence;
 INSERT INTO trial (arguments) SELECT format('''x'', %L, %L', t, t || '_apply')
-FROM unnest('{no_key,unique_key,late_key,partitioned,partition,unlogged,temporary,good_view,good_matview,good_sequence,es.events,es.projection,es.projections,pg_class}'::text[]) WITH ORDINALITY AS u (t, n)
+FROM unnest('{no_key,unique_key,late_key,partition,unlogged,temporary,good_view,good_matview,good_sequence,es.events,es.projection,es.projections,pg_class}'::text[]) WITH ORDINALITY AS u (t, n)
 ORDER BY n;
 DO $$
 DECLARE
 	t text;
 BEGIN
-	FOREACH t IN ARRAY '{no_key,unique_key,late_key,partitioned,partition,unlogged,good_view,good_matview}'::text[] LOOP
+	FOREACH t IN ARRAY '{no_key,unique_key,late_key,partition,unlogged,good_view,good_matview}'::text[] LOOP
 		EXECUTE format('CREATE FUNCTION %s_apply(state %1$s, event es.events) RETURNS %1$s LANGUAGE sql IMMUTABLE RETURN state', t);
 	END LOOP;
 END $$;

@@ -172,17 +172,23 @@ Datum
 es_refuse_direct_write(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Oid table;
+	Oid target;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.refuse_direct_write() must be called as a trigger")));
-	if (EsStatementsWriting(RelationGetRelid(trigger->tg_relation)))
+	table = RelationGetRelid(trigger->tg_relation);
+	target = EsRegistryStateTable(table);
+	if (EsStatementsWriting(target))
 		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROTECTED_STATE),
-			 errmsg("table \"%s\" is a state table and cannot be changed directly",
-					RelationGetRelationName(trigger->tg_relation)),
+			 target == table ? errmsg("table \"%s\" is a state table and cannot be changed directly",
+									  get_rel_name(table))
+							 : errmsg("table \"%s\" is a partition of state table \"%s\" and cannot be changed directly",
+									  get_rel_name(table), get_rel_name(target)),
 			 errdetail("Its rows change only through events."),
 			 errhint("Append an event, or drop the projection with es.drop_projection() to make the table an ordinary one.")));
 }
@@ -391,9 +397,10 @@ check_target(Relation target)
 	Oid relid = RelationGetRelid(target);
 	const char *problem = NULL;
 
-	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE || target->rd_rel->relispartition)
-		problem = "It is partitioned.";
-	else if (target->rd_rel->relkind != RELKIND_RELATION)
+	if (target->rd_rel->relispartition)
+		problem = "It is a partition.";
+	else if (target->rd_rel->relkind != RELKIND_RELATION &&
+			 target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		problem = "It is not a table.";
 	else if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		problem = "It is temporary, so other sessions could not maintain it.";
@@ -409,7 +416,7 @@ check_target(Relation target)
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("\"%s\" cannot be a state table", RelationGetRelationName(target)),
 				 errdetail_internal("%s", problem),
-				 errhint("Use an ordinary table with a primary key.")));
+				 errhint("Use an ordinary or a partitioned table with a primary key.")));
 }
 
 /*

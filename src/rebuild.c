@@ -37,6 +37,8 @@
 #include "position.h"
 #include "rebuild.h"
 #include "state.h"
+#include "statement.h"
+#include "storage/lmgr.h"
 #include "swap.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -75,6 +77,20 @@ static void flush_writer(Writer *writer);
 static void close_writer(Writer *writer);
 static void catch_up(Rebuild *rebuild);
 
+/* Empties the table and folds all events into it. */
+static EsApplied
+rebuild_in_place(EsProjection *projection, Relation target)
+{
+	EsRange range = {.max_events = PG_INT64_MAX};
+
+	LockRelation(target, ShareRowExclusiveLock);
+	range.up_to = EsProjectionBound(projection);
+	CommandCounterIncrement();
+	EsStatementsEmpty(projection, target);
+	CommandCounterIncrement();
+	return EsCatchUp(projection, target, range, true);
+}
+
 EsApplied
 EsRebuild(EsProjection *projection, Relation target)
 {
@@ -86,6 +102,11 @@ EsRebuild(EsProjection *projection, Relation target)
 	EsApplied result;
 	Oid heap;
 
+	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		MemoryContextSwitchTo(old);
+		return rebuild_in_place(projection, target);
+	}
 	rebuild = palloc0(sizeof(Rebuild));
 	rebuild->projection = projection;
 	rebuild->target = target;

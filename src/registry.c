@@ -8,6 +8,10 @@
  * on the apply function, so the function can't be dropped without CASCADE, and
  * the function is found whatever it is renamed to.
  *
+ * A statement-level trigger does not see statements that name a partition of
+ * its table.  So while a partitioned table is protected, each of its
+ * partitions, at every level, has such a trigger too.
+ *
  * pg_dump knows nothing of that dependency.  It dumps the row, as the table
  * is a configuration table, and the trigger, as any trigger.  So the row names
  * the function by its text, and when the trigger is created again by the
@@ -25,6 +29,8 @@
 #include "apply.h"
 #include "catalog.h"
 #include "catalog/dependency.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_collation_d.h"
 #include "catalog/pg_depend.h"
@@ -33,6 +39,7 @@
 #include "catalog/pg_trigger_d.h"
 #include "checkpoint.h"
 #include "commands/trigger.h"
+#include "errors.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "nodes/value.h"
@@ -49,6 +56,8 @@
 PG_FUNCTION_INFO_V1(es_registry_changed);
 
 static void add_trigger(const EsRegistryRow *row);
+static void protect_partition(Oid partition);
+static void check_partition(Oid partition, Oid target);
 static void add_row(const EsRegistryRow *row);
 static SysScanDesc scan_handlers(Relation handlers, Snapshot snapshot, const char *name);
 static void set_apply(const char *name, Oid function);
@@ -60,6 +69,7 @@ void
 EsRegistryAdd(const EsRegistryRow *row)
 {
 	add_trigger(row);
+	EsRegistryProtectPartitions(row->target, row->protect);
 	add_row(row);
 	EsRegistryChanged();
 }
@@ -68,6 +78,7 @@ void
 EsRegistryRemove(const char *name, Oid target)
 {
 	EsRegistryForget(name);
+	EsRegistryUnprotect(target, true);
 	execute(psprintf("DROP TRIGGER IF EXISTS " PROTECT_TRIGGER " ON %s", qualified_name(target)));
 }
 
@@ -200,7 +211,56 @@ EsRegistrySetProtect(const char *name, Oid target, bool protect)
 
 	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, qualified_name(target),
 					 protect ? "ENABLE ALWAYS" : "DISABLE"));
+	if (protect)
+		EsRegistryProtectPartitions(target, true);
+	else
+		EsRegistryUnprotect(target, true);
 	change_row(name, 1, &column, &value, &isnull);
+}
+
+void
+EsRegistryProtectPartitions(Oid target, bool protect)
+{
+	ListCell *lc;
+
+	if (get_rel_relkind(target) != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(lc, find_all_inheritors(target, NoLock, NULL))
+	{
+		Oid partition = lfirst_oid(lc);
+
+		if (partition == target)
+			continue;
+		check_partition(partition, target);
+		if (protect && !OidIsValid(get_trigger_oid(partition, PROTECT_TRIGGER, true)))
+			protect_partition(partition);
+	}
+	CommandCounterIncrement();
+}
+
+void
+EsRegistryUnprotect(Oid table, bool only_partitions)
+{
+	ListCell *lc;
+
+	if (only_partitions && get_rel_relkind(table) != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(lc, find_all_inheritors(table, NoLock, NULL))
+	{
+		Oid partition = lfirst_oid(lc);
+		ObjectAddress trigger;
+
+		ObjectAddressSet(trigger, TriggerRelationId,
+						 get_trigger_oid(partition, PROTECT_TRIGGER, true));
+		if (OidIsValid(trigger.objectId) && !(only_partitions && partition == table))
+			performDeletion(&trigger, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	}
+}
+
+Oid
+EsRegistryStateTable(Oid table)
+{
+	return get_rel_relispartition(table) ? llast_oid(get_partition_ancestors(table)) : table;
 }
 
 bool
@@ -307,6 +367,41 @@ add_trigger(const EsRegistryRow *row)
 					 get_trigger_oid(row->target, PROTECT_TRIGGER, false));
 	ObjectAddressSet(function, ProcedureRelationId, row->function);
 	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
+}
+
+/* Adds to a partition the trigger that protects it. */
+static void
+protect_partition(Oid partition)
+{
+	CreateTrigStmt *statement = makeNode(CreateTrigStmt);
+
+	statement->trigname = pstrdup(PROTECT_TRIGGER);
+	statement->funcname = list_make2(makeString(pstrdup("es")),
+									 makeString(pstrdup("refuse_direct_write")));
+	statement->timing = TRIGGER_TYPE_BEFORE;
+	statement->events =
+		TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE;
+	(void) CreateTriggerFiringOn(statement, NULL, partition, InvalidOid, InvalidOid, InvalidOid,
+								 InvalidOid, InvalidOid, NULL, false, false, TRIGGER_FIRES_ALWAYS);
+}
+
+/* Refuses a partition that can't hold state. */
+static void
+check_partition(Oid partition, Oid target)
+{
+	char kind = get_rel_relkind(partition);
+	const char *problem = NULL;
+
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		problem = "It is a foreign table.";
+	else if (get_rel_persistence(partition) != RELPERSISTENCE_PERMANENT)
+		problem = "It is unlogged, so it would be empty after a crash, unlike the log.";
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("\"%s\" cannot be a partition of state table \"%s\"",
+						get_rel_name(partition), get_rel_name(target)),
+				 errdetail_internal("%s", problem)));
 }
 
 static void

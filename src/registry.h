@@ -78,6 +78,18 @@ extern void EsRegistryForget(const char *name);
 /* Protects the state table from direct writes, or lets them through. */
 extern void EsRegistrySetProtect(const char *name, Oid target, bool protect);
 
+/*
+ * Checks that the partitions of a partitioned state table can hold state, and
+ * protects those that are not protected yet.
+ */
+extern void EsRegistryProtectPartitions(Oid target, bool protect);
+
+/* Drops the triggers that protect the table and its partitions, or these only. */
+extern void EsRegistryUnprotect(Oid table, bool only_partitions);
+
+/* Returns the table that a table is a partition of, at the top; else itself. */
+extern Oid EsRegistryStateTable(Oid table);
+
 /* Return what the words mean; 22023 for other words. */
 extern bool EsRegistryIsAsync(const char *mode);
 extern bool EsRegistryIsPark(const char *on_error);

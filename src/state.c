@@ -15,6 +15,9 @@
  * own, is the one to fold on.  It may have been written after the
  * transaction's snapshot was taken; then REPEATABLE READ and SERIALIZABLE
  * transactions fail with 40001, as an UPDATE of the row would.
+ *
+ * Rows of a partitioned table are found, locked and changed in the partition
+ * that the key belongs to.  In memory they are rows of the whole table.
  */
 #include "postgres.h"
 
@@ -27,6 +30,7 @@
 #include "errors.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "route.h"
 #include "state.h"
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
@@ -54,27 +58,39 @@ struct EsStates
 	entries_hash *entries;
 };
 
-struct EsStateRows
+/* A table that has rows: the state table, or one of its partitions. */
+typedef struct Store
 {
 	Relation table;
+	Relation index; /* of the primary key */
+	IndexScanDesc scan;
+	ResultRelInfo *result;
+	TupleTableSlot *stored; /* a row of the table */
+	EsLeaf *leaf;           /* null: it is the state table itself */
+} Store;
+
+struct EsStateRows
+{
 	EsKey *key;
 	bool lock_rows;
-	Relation index;
-	IndexScanDesc scan;
+	bool quiet;
 	SnapshotData dirty;
 	EState *estate;
-	ResultRelInfo *result;
 	EPQState epqstate;
-	TupleTableSlot *stored; /* a row of the table */
-	TupleTableSlot *row;    /* the row to write */
-	int64 gained;           /* rows inserted, less those deleted */
+	Store whole;         /* the state table, unless it is partitioned */
+	EsRouter *router;    /* if it is */
+	TupleTableSlot *row; /* the row to write */
+	int64 gained;        /* rows inserted, less those deleted */
 };
 
-static bool find_row(EsStateRows *rows, const Datum *key);
-static bool wait_for_writer(EsStateRows *rows);
-static bool lock_row(EsStateRows *rows);
-static void check_visible(EsStateRows *rows);
-pg_noreturn static void serialization_failure(EsStateRows *rows);
+static void open_store(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index);
+static void close_store(Store *store);
+static Store *find_store(EsStateRows *rows, const Datum *key);
+static bool find_row(EsStateRows *rows, Store *store, const Datum *key);
+static bool wait_for_writer(EsStateRows *rows, Store *store);
+static bool lock_row(Store *store);
+static void check_visible(Store *store);
+pg_noreturn static void serialization_failure(Store *store);
 
 EsStates *
 EsStatesCreate(EsKey *key, uint32 expected)
@@ -212,20 +228,18 @@ EsStateRows *
 EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
 {
 	EsStateRows *rows = palloc0(sizeof(EsStateRows));
+	ResultRelInfo *result;
 
-	rows->table = table;
 	rows->key = key;
 	rows->lock_rows = lock_rows;
-	rows->index = index_open(key->index, RowExclusiveLock);
+	rows->quiet = quiet;
 	InitDirtySnapshot(rows->dirty);
-	rows->scan = EsIndexBeginScan(table, rows->index, &rows->dirty, key->ncolumns);
-
-	rows->estate = EsDirectBegin(table, &rows->result);
-	if (quiet)
-		rows->result->ri_TrigDesc = NULL;
+	rows->estate = EsDirectBegin(table, &result);
 	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
-
-	rows->stored = table_slot_create(table, NULL);
+	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		rows->router = EsRouterBegin(rows->estate, result, key);
+	else
+		open_store(rows, &rows->whole, result, key->index);
 	rows->row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
 	AfterTriggerBeginQuery();
 	return rows;
@@ -234,50 +248,58 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
 void
 EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
 {
+	Store *store = find_store(rows, entry->key);
+	TupleTableSlot *slot;
 	HeapTuple row;
 	bool should_free;
 
 	do
 	{
-		if (!find_row(rows, entry->key))
+		if (!find_row(rows, store, entry->key))
 			return;
-	} while (rows->lock_rows && !lock_row(rows));
-	check_visible(rows);
+	} while (rows->lock_rows && !lock_row(store));
+	check_visible(store);
 
-	row = ExecFetchSlotHeapTuple(rows->stored, false, &should_free);
+	slot = store->leaf == NULL ? store->stored
+							   : EsLeafToRoot(rows->router, store->leaf, store->stored);
+	row = ExecFetchSlotHeapTuple(slot, false, &should_free);
 	EsStatesKeep(states, entry, row);
-	entry->tid = rows->stored->tts_tid;
+	entry->tid = store->stored->tts_tid;
 	if (should_free)
 		heap_freetuple(row);
-	ExecClearTuple(rows->stored);
+	ExecClearTuple(store->stored);
 }
 
 void
 EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
 {
 	bool stored = ItemPointerIsValid(&entry->tid);
+	Store *store = find_store(rows, entry->key);
+	TupleTableSlot *row = rows->row;
 
 	if (entry->state != NULL)
 	{
-		ExecStoreHeapTuple(entry->state, rows->row, false);
-		EsStateCheckKey(rows->key, entry->key, rows->row);
+		ExecStoreHeapTuple(entry->state, row, false);
+		EsStateCheckKey(rows->key, entry->key, row);
+		if (store->leaf != NULL)
+			row = EsLeafFromRoot(store->leaf, row);
 	}
-	rows->stored->tts_tid = entry->tid;
+	store->stored->tts_tid = entry->tid;
 
 	if (stored && entry->state != NULL)
-		ExecSimpleRelationUpdate(rows->result, rows->estate, &rows->epqstate,
-								 rows->stored, rows->row);
+		ExecSimpleRelationUpdate(store->result, rows->estate, &rows->epqstate, store->stored, row);
 	else if (stored)
 	{
-		ExecSimpleRelationDelete(rows->result, rows->estate, &rows->epqstate, rows->stored);
+		ExecSimpleRelationDelete(store->result, rows->estate, &rows->epqstate, store->stored);
 		rows->gained--;
 	}
 	else if (entry->state != NULL)
 	{
-		ExecSimpleRelationInsert(rows->result, rows->estate, rows->row);
+		ExecSimpleRelationInsert(store->result, rows->estate, row);
 		rows->gained++;
 	}
 
+	ExecClearTuple(row);
 	ExecClearTuple(rows->row);
 	ResetPerTupleExprContext(rows->estate);
 }
@@ -286,12 +308,18 @@ int64
 EsStateRowsClose(EsStateRows *rows)
 {
 	int64 gained = rows->gained;
+	ListCell *lc;
 
-	index_endscan(rows->scan);
-	index_close(rows->index, NoLock);
 	AfterTriggerEndQuery(rows->estate);
 	EvalPlanQualEnd(&rows->epqstate);
-	ExecDropSingleTupleTableSlot(rows->stored);
+	if (rows->router != NULL)
+	{
+		foreach(lc, EsRouterLeaves(rows->router))
+			close_store(((EsLeaf *) lfirst(lc))->data);
+		EsRouterEnd(rows->router);
+	}
+	else
+		close_store(&rows->whole);
 	ExecDropSingleTupleTableSlot(rows->row);
 	EsDirectEnd(rows->estate);
 	pfree(rows);
@@ -324,30 +352,71 @@ EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row)
 			 errhint("The key is computed from the event; the row must have the same.")));
 }
 
-/* Finds the newest version of the key's row that is committed or our own. */
+/* Opens a table that has rows; result is the executor's view of it. */
+static void
+open_store(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index)
+{
+	store->result = result;
+	store->table = result->ri_RelationDesc;
+	store->index = index_open(index, RowExclusiveLock);
+	store->scan = EsIndexBeginScan(store->table, store->index, &rows->dirty, rows->key->ncolumns);
+	store->stored = table_slot_create(store->table, NULL);
+	if (rows->quiet)
+		result->ri_TrigDesc = NULL;
+}
+
+static void
+close_store(Store *store)
+{
+	index_endscan(store->scan);
+	index_close(store->index, NoLock);
+	ExecDropSingleTupleTableSlot(store->stored);
+}
+
+/* Returns the table that the key's row is in, or would be. */
+static Store *
+find_store(EsStateRows *rows, const Datum *key)
+{
+	EsLeaf *leaf;
+
+	if (rows->router == NULL)
+		return &rows->whole;
+	leaf = EsRouterFind(rows->router, key);
+	if (leaf->data == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(rows->estate->es_query_cxt);
+		Store *store = palloc0(sizeof(Store));
+
+		store->leaf = leaf;
+		open_store(rows, store, leaf->result, EsLeafIndex(leaf, rows->key->index));
+		leaf->data = store;
+		MemoryContextSwitchTo(old);
+	}
+	return leaf->data;
+}
+
+/*
+ * Finds the newest version of the key's row that is committed or our own.  The
+ * index is a B-tree, which finds nothing that must be looked at again.
+ */
 static bool
-find_row(EsStateRows *rows, const Datum *key)
+find_row(EsStateRows *rows, Store *store, const Datum *key)
 {
 	ScanKeyData scankeys[INDEX_MAX_KEYS];
 
 	EsKeyScanKeys(rows->key, key, scankeys);
-	for (;;)
+	do
 	{
-		bool found = false;
-
-		index_rescan(rows->scan, scankeys, rows->key->ncolumns, NULL, 0);
-		while (!found && index_getnext_slot(rows->scan, ForwardScanDirection, rows->stored))
-			found = !rows->scan->xs_recheck || EsKeyMatches(rows->key, key, rows->stored);
-		if (!found)
+		index_rescan(store->scan, scankeys, rows->key->ncolumns, NULL, 0);
+		if (!index_getnext_slot(store->scan, ForwardScanDirection, store->stored))
 			return false;
-		if (!wait_for_writer(rows))
-			return true;
-	}
+	} while (wait_for_writer(rows, store));
+	return true;
 }
 
 /* Waits for the transaction that is writing the row found; false: there is none. */
 static bool
-wait_for_writer(EsStateRows *rows)
+wait_for_writer(EsStateRows *rows, Store *store)
 {
 	TransactionId writer = rows->dirty.xmin;
 
@@ -356,19 +425,19 @@ wait_for_writer(EsStateRows *rows)
 
 	if (!TransactionIdIsValid(writer))
 		return false;
-	ExecClearTuple(rows->stored);
-	XactLockTableWait(writer, rows->table, NULL, XLTW_FetchUpdated);
+	ExecClearTuple(store->stored);
+	XactLockTableWait(writer, store->table, NULL, XLTW_FetchUpdated);
 	CHECK_FOR_INTERRUPTS();
 	return true;
 }
 
 /* Locks the row found; false: it changed meanwhile and must be found again. */
 static bool
-lock_row(EsStateRows *rows)
+lock_row(Store *store)
 {
 	TM_FailureData failure;
-	TM_Result result = table_tuple_lock(rows->table, &rows->stored->tts_tid, GetActiveSnapshot(),
-										rows->stored, GetCurrentCommandId(false),
+	TM_Result result = table_tuple_lock(store->table, &store->stored->tts_tid, GetActiveSnapshot(),
+										store->stored, GetCurrentCommandId(false),
 										LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
 
 	switch (result)
@@ -378,37 +447,37 @@ lock_row(EsStateRows *rows)
 		case TM_Updated:
 		case TM_Deleted:
 			if (IsolationUsesXactSnapshot())
-				serialization_failure(rows);
+				serialization_failure(store);
 			return false;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 					 errmsg("row of state table \"%s\" was already changed by the current command",
-							RelationGetRelationName(rows->table))));
+							RelationGetRelationName(store->table))));
 	}
 }
 
 /* Refuses a row that the transaction's fixed snapshot can't see. */
 static void
-check_visible(EsStateRows *rows)
+check_visible(Store *store)
 {
 	Datum xmin;
 	bool isnull;
 
 	if (!IsolationUsesXactSnapshot())
 		return;
-	xmin = slot_getsysattr(rows->stored, MinTransactionIdAttributeNumber, &isnull);
+	xmin = slot_getsysattr(store->stored, MinTransactionIdAttributeNumber, &isnull);
 	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
 		return;
-	if (!table_tuple_satisfies_snapshot(rows->table, rows->stored, GetTransactionSnapshot()))
-		serialization_failure(rows);
+	if (!table_tuple_satisfies_snapshot(store->table, store->stored, GetTransactionSnapshot()))
+		serialization_failure(store);
 }
 
 static void
-serialization_failure(EsStateRows *rows)
+serialization_failure(Store *store)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not serialize access due to concurrent update of state table \"%s\"",
-					RelationGetRelationName(rows->table))));
+					RelationGetRelationName(store->table))));
 }

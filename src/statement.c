@@ -25,6 +25,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog.h"
+#include "catalog/pg_inherits.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "errors.h"
@@ -36,6 +37,7 @@
 #include "position.h"
 #include "nodes/nodeFuncs.h"
 #include "progress.h"
+#include "registry.h"
 #include "statement.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -56,10 +58,10 @@ static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
 static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
-static void empty_table(EsProjection *projection, Relation target);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 					  TupleTableSlot *event);
 static int64 count_rows(Relation target);
+static int64 count_table(Relation table, Snapshot snapshot);
 
 void
 EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
@@ -149,6 +151,32 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 	return result;
 }
 
+void
+EsStatementsEmpty(EsProjection *projection, Relation target)
+{
+	Oid outer = writing;
+	EsActing acting;
+
+	EsProjectionAct(projection, &acting);
+	SPI_connect();
+	PG_TRY();
+	{
+		char *schema = get_namespace_name(RelationGetNamespace(target));
+		char *table = quote_qualified_identifier(schema, RelationGetRelationName(target));
+
+		writing = RelationGetRelid(target);
+		if (SPI_execute(psprintf("DELETE FROM %s", table), false, 0) != SPI_OK_DELETE)
+			elog(ERROR, "could not empty state table \"%s\"", table);
+	}
+	PG_FINALLY();
+	{
+		writing = outer;
+	}
+	PG_END_TRY();
+	SPI_finish();
+	EsActingEnd(&acting);
+}
+
 EsApplied
 EsStatementsRebuild(EsProjection *projection, Relation target)
 {
@@ -159,7 +187,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	range.up_to = EsProjectionBound(projection);
 	CheckTableNotInUse(target, "rebuild");
 	check_targets(projection, EsProjectionFold(projection, target));
-	empty_table(projection, target);
+	EsStatementsEmpty(projection, target);
 	CommandCounterIncrement();
 	EsProgressPhase(ES_PHASE_FOLDING);
 	EsProgressExpect(EsLogEstimate());
@@ -268,7 +296,7 @@ writes_other_table(Node *node, void *context)
 		{
 			Oid relid = rt_fetch(query->resultRelation, query->rtable)->relid;
 
-			if (relid != projection->target)
+			if (EsRegistryStateTable(relid) != projection->target)
 				ereport(ERROR,
 						(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
 						 errmsg("projection \"%s\" cannot be replayed", projection->name),
@@ -279,33 +307,6 @@ writes_other_table(Node *node, void *context)
 		return query_tree_walker(query, writes_other_table, context, 0);
 	}
 	return expression_tree_walker(node, writes_other_table, context);
-}
-
-/* Deletes all rows, as the projection's owner. */
-static void
-empty_table(EsProjection *projection, Relation target)
-{
-	Oid outer = writing;
-	EsActing acting;
-
-	EsProjectionAct(projection, &acting);
-	SPI_connect();
-	PG_TRY();
-	{
-		char *schema = get_namespace_name(RelationGetNamespace(target));
-		char *table = quote_qualified_identifier(schema, RelationGetRelationName(target));
-
-		writing = RelationGetRelid(target);
-		if (SPI_execute(psprintf("DELETE FROM %s", table), false, 0) != SPI_OK_DELETE)
-			elog(ERROR, "could not empty state table \"%s\"", table);
-	}
-	PG_FINALLY();
-	{
-		writing = outer;
-	}
-	PG_END_TRY();
-	SPI_finish();
-	EsActingEnd(&acting);
 }
 
 static void
@@ -327,12 +328,31 @@ run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 	PG_END_TRY();
 }
 
+/* Counts the rows of the table or of its partitions. */
 static int64
 count_rows(Relation target)
 {
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(target, snapshot, 0, NULL);
-	TupleTableSlot *row = table_slot_create(target, NULL);
+	int64 count = 0;
+	ListCell *lc;
+
+	foreach(lc, find_all_inheritors(RelationGetRelid(target), NoLock, NULL))
+	{
+		Relation table = table_open(lfirst_oid(lc), AccessShareLock);
+
+		if (table->rd_rel->relkind == RELKIND_RELATION)
+			count += count_table(table, snapshot);
+		table_close(table, NoLock);
+	}
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
+static int64
+count_table(Relation table, Snapshot snapshot)
+{
+	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
+	TupleTableSlot *row = table_slot_create(table, NULL);
 	int64 count = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
@@ -342,6 +362,5 @@ count_rows(Relation target)
 	}
 	ExecDropSingleTupleTableSlot(row);
 	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
 	return count;
 }

@@ -20,7 +20,8 @@ END $$;
 CREATE FUNCTION pg_temp.table_rows(target regclass) RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
 	RETURN QUERY EXECUTE (
-		SELECT format('SELECT ROW(%s)::text FROM ONLY %s', string_agg(quote_ident(attname), ', ' ORDER BY attnum), target)
+		SELECT format('SELECT ROW(%s)::text FROM %s %s', string_agg(quote_ident(attname), ', ' ORDER BY attnum),
+			CASE WHEN EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = target) THEN '' ELSE 'ONLY' END, target)
 		FROM pg_attribute
 		WHERE attrelid = target AND attnum > 0 AND NOT attisdropped AND attgenerated = '');
 END $$;

@@ -193,6 +193,17 @@ CREATE EVENT TRIGGER es_follow_ddl ON ddl_command_end
 	             'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW', 'CREATE TRIGGER')
 	EXECUTE FUNCTION es.follow_ddl();
 
+CREATE FUNCTION es.follow_partitions()
+RETURNS event_trigger LANGUAGE c
+AS 'MODULE_PATHNAME', 'es_follow_partitions';
+
+COMMENT ON FUNCTION es.follow_partitions() IS
+'Event trigger: protects new partitions of state tables from direct writes, and no longer those that are detached';
+
+CREATE EVENT TRIGGER es_follow_partitions ON ddl_command_end
+	WHEN TAG IN ('ALTER TABLE', 'CREATE FOREIGN TABLE', 'CREATE TABLE')
+	EXECUTE FUNCTION es.follow_partitions();
+
 CREATE FUNCTION es.registry_changed()
 RETURNS trigger LANGUAGE c
 AS 'MODULE_PATHNAME', 'es_registry_changed';
