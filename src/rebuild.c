@@ -2,10 +2,10 @@
  * rebuild.c
  *	  Building a state table anew from the log.
  *
- * The new rows go into a heap beside the table, which then takes the place of
- * the table's own, as in REFRESH MATERIALIZED VIEW: the table keeps its OID,
- * and so its views, foreign keys, grants and triggers.  Indexes are built once,
- * at the end.  Rows are written frozen; a transaction whose snapshot is older
+ * The new rows go into a heap beside the table, or one beside each of its
+ * partitions (heaps.c), which then takes the place of the table's own, as in
+ * REFRESH MATERIALIZED VIEW: the table keeps its OID, and so its views, foreign
+ * keys, grants and triggers.  Indexes are built once, at the end.  Rows are written frozen; a transaction whose snapshot is older
  * sees the new rows rather than none.
  *
  * Writers.  The log is folded up to the high-water mark while readers and
@@ -20,76 +20,30 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "catalog.h"
 #include "catchup.h"
-#include "commands/cluster.h"
-#include "commands/tablecmds.h"
-#include "direct.h"
-#include "executor/executor.h"
-#include "executor/nodeModifyTable.h"
 #include "foldlog.h"
-#include "miscadmin.h"
-#include "pgstat.h"
+#include "heaps.h"
 #include "position.h"
 #include "rebuild.h"
 #include "state.h"
-#include "statement.h"
-#include "storage/lmgr.h"
 #include "swap.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-
-#define WRITE_BATCH 1000 /* rows that go to the heap at once */
-
-/* Writes rows into the new heap. */
-typedef struct Writer
-{
-	Relation heap;
-	EsKey *key;     /* of the part at work */
-	EState *estate; /* of the state table, for its constraints */
-	ResultRelInfo *target;
-	BulkInsertState bulk;
-	CommandId cid;
-	MemoryContext batch;
-	TupleTableSlot *slots[WRITE_BATCH];
-	int nslots;
-	int64 rows;
-} Writer;
 
 typedef struct Rebuild
 {
 	EsProjection *projection;
 	Relation target;
-	Writer writer;
+	EsHeaps *heaps;
+	EsKey *key; /* of the part at work */
 	int64 mark; /* the heap is built from the events up to here */
 	EsApplied result;
 } Rebuild;
 
-static void build_heap(Rebuild *rebuild, Oid heap);
+static void build_heaps(Rebuild *rebuild);
 static void write_part(const EsFoldedPart *part, void *arg);
-static void open_writer(Writer *writer, Relation target, Oid heap);
 static void write_state(EsStateEntry *entry, void *arg);
-static void flush_writer(Writer *writer);
-static void close_writer(Writer *writer);
 static void catch_up(Rebuild *rebuild);
-
-/* Empties the table and folds all events into it. */
-static EsApplied
-rebuild_in_place(EsProjection *projection, Relation target)
-{
-	EsRange range = {.max_events = PG_INT64_MAX};
-
-	LockRelation(target, ShareRowExclusiveLock);
-	range.up_to = EsProjectionBound(projection);
-	CommandCounterIncrement();
-	EsStatementsEmpty(projection, target);
-	CommandCounterIncrement();
-	return EsCatchUp(projection, target, range, true);
-}
 
 EsApplied
 EsRebuild(EsProjection *projection, Relation target)
@@ -98,30 +52,18 @@ EsRebuild(EsProjection *projection, Relation target)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es rebuild",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Oid relid = RelationGetRelid(target);
 	EsApplied result;
-	Oid heap;
 
-	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-	{
-		MemoryContextSwitchTo(old);
-		return rebuild_in_place(projection, target);
-	}
 	rebuild = palloc0(sizeof(Rebuild));
 	rebuild->projection = projection;
 	rebuild->target = target;
-	CheckTableNotInUse(target, "rebuild");
-	CommandCounterIncrement();
-	heap = make_new_heap(relid, target->rd_rel->reltablespace, target->rd_rel->relam,
-						 target->rd_rel->relpersistence, ShareUpdateExclusiveLock);
+	rebuild->heaps = EsHeapsOpen(target);
 	rebuild->mark = EsHighWaterMark();
-	build_heap(rebuild, heap);
+	build_heaps(rebuild);
 
-	EsSwapHeap(target, heap);
-	pgstat_count_truncate(target);
-	pgstat_count_heap_insert(target, rebuild->result.rows);
+	rebuild->result.rows = EsHeapsSwap(rebuild->heaps);
 	catch_up(rebuild);
-	EsSwapCheckForeignKeys(target);
+	EsSwapCheckForeignKeys(EsHeapsTables(rebuild->heaps));
 
 	result = rebuild->result;
 	MemoryContextSwitchTo(old);
@@ -129,9 +71,9 @@ EsRebuild(EsProjection *projection, Relation target)
 	return result;
 }
 
-/* Fills the new heap. */
+/* Fills the new heaps. */
 static void
-build_heap(Rebuild *rebuild, Oid heap)
+build_heaps(Rebuild *rebuild)
 {
 	EsFoldSpec spec = {.projection = rebuild->projection,
 					   .target = rebuild->target,
@@ -139,13 +81,10 @@ build_heap(Rebuild *rebuild, Oid heap)
 	EsFolded folded;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	open_writer(&rebuild->writer, rebuild->target, heap);
 	folded = EsFoldLog(&spec, write_part, rebuild);
-	close_writer(&rebuild->writer);
 	PopActiveSnapshot();
 	rebuild->result.events = folded.events;
 	rebuild->result.up_to_position = folded.up_to_position;
-	rebuild->result.rows = rebuild->writer.rows;
 }
 
 /* Writes the states of a part, as the projection's owner. */
@@ -156,12 +95,12 @@ write_part(const EsFoldedPart *part, void *arg)
 	MemoryContext context = CurrentMemoryContext;
 	EsActing acting;
 
-	rebuild->writer.key = part->key;
+	rebuild->key = part->key;
 	EsProjectionAct(rebuild->projection, &acting);
 	PG_TRY();
 	{
-		EsStatesVisit(part->states, write_state, &rebuild->writer);
-		flush_writer(&rebuild->writer);
+		EsStatesVisit(part->states, write_state, rebuild);
+		EsHeapsFlush(rebuild->heaps);
 	}
 	PG_CATCH();
 	{
@@ -172,67 +111,11 @@ write_part(const EsFoldedPart *part, void *arg)
 }
 
 static void
-open_writer(Writer *writer, Relation target, Oid heap)
-{
-	writer->heap = table_open(heap, NoLock);
-	writer->estate = EsDirectBegin(target, &writer->target);
-	writer->bulk = GetBulkInsertState();
-	writer->cid = GetCurrentCommandId(true);
-	writer->batch = AllocSetContextCreate(CurrentMemoryContext, "es rebuild batch",
-										  ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < WRITE_BATCH; i++)
-		writer->slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
-}
-
-/* Writes a state that is final, in batches: the states must outlive flush_writer(). */
-static void
 write_state(EsStateEntry *entry, void *arg)
 {
-	Writer *writer = arg;
-	TupleTableSlot *row = writer->slots[writer->nslots];
-	TupleConstr *constraints = writer->target->ri_RelationDesc->rd_att->constr;
+	Rebuild *rebuild = arg;
 
-	CHECK_FOR_INTERRUPTS();
-	if (entry->state == NULL)
-		return;
-	ExecStoreHeapTuple(entry->state, row, false);
-	EsStateCheckKey(writer->key, entry->key, row);
-	if (constraints != NULL)
-	{
-		if (constraints->has_generated_stored)
-			ExecComputeStoredGenerated(writer->target, writer->estate, row, CMD_INSERT);
-		ExecConstraints(writer->target, row, writer->estate);
-		ResetPerTupleExprContext(writer->estate);
-	}
-	if (++writer->nslots == WRITE_BATCH)
-		flush_writer(writer);
-}
-
-static void
-flush_writer(Writer *writer)
-{
-	MemoryContext old = MemoryContextSwitchTo(writer->batch);
-
-	if (writer->nslots > 0)
-		table_multi_insert(writer->heap, writer->slots, writer->nslots, writer->cid,
-						   TABLE_INSERT_SKIP_FSM | TABLE_INSERT_FROZEN, writer->bulk);
-	for (int i = 0; i < writer->nslots; i++)
-		ExecClearTuple(writer->slots[i]);
-	writer->rows += writer->nslots;
-	writer->nslots = 0;
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(writer->batch);
-}
-
-static void
-close_writer(Writer *writer)
-{
-	for (int i = 0; i < WRITE_BATCH; i++)
-		ExecDropSingleTupleTableSlot(writer->slots[i]);
-	FreeBulkInsertState(writer->bulk);
-	table_finish_bulk_insert(writer->heap, TABLE_INSERT_SKIP_FSM | TABLE_INSERT_FROZEN);
-	EsDirectEnd(writer->estate);
-	table_close(writer->heap, NoLock);
+	EsHeapsWrite(rebuild->heaps, rebuild->key, entry);
 }
 
 /* Folds into the new rows the events above the mark, and fires no triggers. */

@@ -25,7 +25,6 @@
 
 struct EsRouter
 {
-	EsKey *key;
 	EState *estate;
 	ResultRelInfo *root;
 	ModifyTableState *mtstate;
@@ -39,14 +38,13 @@ struct EsRouter
 static void open_leaf(EsRouter *router, EsLeaf *leaf, ResultRelInfo *result);
 
 EsRouter *
-EsRouterBegin(EState *estate, ResultRelInfo *root, EsKey *key)
+EsRouterBegin(EState *estate, ResultRelInfo *root)
 {
 	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 	EsRouter *router = palloc0(sizeof(EsRouter));
 	TupleDesc desc = RelationGetDescr(root->ri_RelationDesc);
 	HASHCTL control = {0};
 
-	router->key = key;
 	router->estate = estate;
 	router->root = root;
 	router->mtstate = makeNode(ModifyTableState);
@@ -69,16 +67,16 @@ EsRouterBegin(EState *estate, ResultRelInfo *root, EsKey *key)
 }
 
 EsLeaf *
-EsRouterFind(EsRouter *router, const Datum *key)
+EsRouterFind(EsRouter *router, EsKey *key, const Datum *values)
 {
 	ResultRelInfo *result;
 	bool found;
 
-	for (int i = 0; i < router->key->ncolumns; i++)
+	for (int i = 0; i < key->ncolumns; i++)
 	{
-		int column = router->key->columns[i].attnum - 1;
+		int column = key->columns[i].attnum - 1;
 
-		router->key_row->tts_values[column] = key[i];
+		router->key_row->tts_values[column] = values[i];
 		router->key_row->tts_isnull[column] = false;
 	}
 	ExecStoreVirtualTuple(router->key_row);

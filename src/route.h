@@ -31,13 +31,13 @@ typedef struct EsRouter EsRouter;
  * Starts finding leaves of root, the partitioned state table, which is the
  * only result relation of estate (see EsDirectBegin()).
  */
-extern EsRouter *EsRouterBegin(EState *estate, ResultRelInfo *root, EsKey *key);
+extern EsRouter *EsRouterBegin(EState *estate, ResultRelInfo *root);
 
 /*
  * Returns the leaf for the rows of a key, which it opens when it is found for
  * the first time, with RowExclusiveLock.  Raises 23514 if there is none.
  */
-extern EsLeaf *EsRouterFind(EsRouter *router, const Datum *key);
+extern EsLeaf *EsRouterFind(EsRouter *router, EsKey *key, const Datum *values);
 
 /* Returns all leaves that were found. */
 extern List *EsRouterLeaves(EsRouter *router);

@@ -237,7 +237,7 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
 	rows->estate = EsDirectBegin(table, &result);
 	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
 	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-		rows->router = EsRouterBegin(rows->estate, result, key);
+		rows->router = EsRouterBegin(rows->estate, result);
 	else
 		open_store(rows, &rows->whole, result, key->index);
 	rows->row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
@@ -381,7 +381,7 @@ find_store(EsStateRows *rows, const Datum *key)
 
 	if (rows->router == NULL)
 		return &rows->whole;
-	leaf = EsRouterFind(rows->router, key);
+	leaf = EsRouterFind(rows->router, rows->key, key);
 	if (leaf->data == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(rows->estate->es_query_cxt);

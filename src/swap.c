@@ -31,23 +31,58 @@
 #define SWAP_WAIT     100   /* milliseconds of the first wait for the exclusive lock */
 #define SWAP_PATIENCE 60000 /* milliseconds of waiting in all, without lock_timeout */
 
-static void lock_for_swap(Relation table);
-static bool try_lock(Oid relid, int timeout);
+static bool try_lock(List *tables, int timeout);
 static void check_foreign_key(HeapTuple tuple);
+
+/*
+ * While we wait for a lock, those who come to the table queue behind us, so one
+ * wait is short; between two of them they get through, as all locks are given
+ * back.  Where that isn't enough, because there is always some reader, the
+ * waits grow.  They become longer than deadlock_timeout: while a projection is
+ * created, es.events is locked too, and a transaction that has read the table
+ * and now waits to append will never let us in; the deadlock detector is to
+ * say so.
+ */
+void
+EsSwapLock(Relation state, List *tables)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	int patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
+	int timeout = SWAP_WAIT;
+
+	EsProgressPhase(ES_PHASE_WAITING);
+	while (!try_lock(tables, timeout))
+	{
+		timeout = Min(timeout * 2, DeadlockTimeout + SWAP_WAIT);
+		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience))
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not lock state table \"%s\" to swap its rows",
+							RelationGetRelationName(state)),
+					 errdetail("Other transactions that have read the table were still open after %d ms.",
+							   patience),
+					 errhint("End them and try again, or set lock_timeout to wait longer. "
+							 "The table is as it was.")));
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(SWAP_WAIT * 1000L);
+	}
+}
 
 void
 EsSwapHeap(Relation table, Oid heap)
 {
-	EsProgressPhase(ES_PHASE_WAITING);
-	lock_for_swap(table);
 	EsProgressPhase(ES_PHASE_INDEXING);
 	CheckTableNotInUse(table, "rebuild");
 	finish_heap_swap(RelationGetRelid(table), heap, false, false, true, true, RecentXmin,
 					 ReadNextMultiXactId(), table->rd_rel->relpersistence);
 }
 
+/*
+ * A foreign key from or to a partitioned table is checked as a whole, and so
+ * are the constraints below it, which PostgreSQL has made for each partition.
+ */
 void
-EsSwapCheckForeignKeys(Relation table)
+EsSwapCheckForeignKeys(List *tables)
 {
 	Relation constraints = table_open(ConstraintRelationId, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
@@ -60,8 +95,9 @@ EsSwapCheckForeignKeys(Relation table)
 		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
 
 		if (constraint->contype == CONSTRAINT_FOREIGN && constraint->convalidated &&
-			(constraint->conrelid == RelationGetRelid(table) ||
-			 constraint->confrelid == RelationGetRelid(table)))
+			!OidIsValid(constraint->conparentid) &&
+			(list_member_oid(tables, constraint->conrelid) ||
+			 list_member_oid(tables, constraint->confrelid)))
 			check_foreign_key(tuple);
 	}
 	PopActiveSnapshot();
@@ -69,52 +105,22 @@ EsSwapCheckForeignKeys(Relation table)
 	table_close(constraints, AccessShareLock);
 }
 
-/*
- * Gets AccessExclusiveLock on the table.  While we wait for it, new readers
- * queue behind us, so one wait is short; between two of them they get through.
- * Where that isn't enough, because there is always some reader, the waits grow.
- * They become longer than deadlock_timeout: while a projection is created,
- * es.events is locked too, and a transaction that has read the table and now
- * waits to append will never let us in; the deadlock detector is to say so.
- */
-static void
-lock_for_swap(Relation table)
-{
-	TimestampTz start = GetCurrentTimestamp();
-	int patience = LockTimeout > 0 ? LockTimeout : SWAP_PATIENCE;
-	int timeout = SWAP_WAIT;
-
-	while (!try_lock(RelationGetRelid(table), timeout))
-	{
-		timeout = Min(timeout * 2, DeadlockTimeout + SWAP_WAIT);
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), patience))
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not lock state table \"%s\" to swap its rows",
-							RelationGetRelationName(table)),
-					 errdetail("Other transactions that have read the table were still open after %d ms.",
-							   patience),
-					 errhint("End them and try again, or set lock_timeout to wait longer. "
-							 "The table is as it was.")));
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(SWAP_WAIT * 1000L);
-	}
-}
-
-/* Tries for some milliseconds to get AccessExclusiveLock. */
+/* Tries to get AccessExclusiveLock on all of them, waiting some milliseconds for each. */
 static bool
-try_lock(Oid relid, int timeout)
+try_lock(List *tables, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	int saved_timeout = LockTimeout;
 	volatile bool locked = true;
+	ListCell *lc;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		LockTimeout = timeout;
-		LockRelationOid(relid, AccessExclusiveLock);
+		foreach(lc, tables)
+			LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 		LockTimeout = saved_timeout;
 		ReleaseCurrentSubTransaction();
 	}

@@ -1,0 +1,37 @@
+/*
+ * heaps.h
+ *	  The heaps that a rebuild fills: one for the state table, or one for each of
+ *	  its partitions.
+ */
+#ifndef ES_HEAPS_H
+#define ES_HEAPS_H
+
+#include "postgres.h"
+
+#include "key.h"
+#include "state.h"
+#include "utils/rel.h"
+
+typedef struct EsHeaps EsHeaps;
+
+/*
+ * Starts filling heaps for target, which the caller has opened with
+ * ShareUpdateExclusiveLock or a stronger one.  The same lock is taken on its
+ * partitions.
+ */
+extern EsHeaps *EsHeapsOpen(Relation target);
+
+/* Writes a state that is final.  It must stay as it is until EsHeapsFlush(). */
+extern void EsHeapsWrite(EsHeaps *heaps, EsKey *key, EsStateEntry *entry);
+extern void EsHeapsFlush(EsHeaps *heaps);
+
+/*
+ * Puts the heaps in the place of the tables' own, with AccessExclusiveLock on
+ * all of them, and returns how many rows there are.
+ */
+extern int64 EsHeapsSwap(EsHeaps *heaps);
+
+/* Returns the OIDs of the state table and of its partitions. */
+extern List *EsHeapsTables(EsHeaps *heaps);
+
+#endif /* ES_HEAPS_H */
