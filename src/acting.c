@@ -14,6 +14,8 @@
  *
  * Setting a GUC costs more than folding an event, so only those that differ
  * are set, and callers pass no settings for code that can't depend on them.
+ * Even looking GUCs up by name shows, so we remember what had to be set for the
+ * last settings, and in which state of the session.
  */
 #include "postgres.h"
 
@@ -24,14 +26,44 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 
 static const char *const pinned_settings[] = {
 	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"};
 
+/* What the pinned settings are in the session, and so their names as well. */
+typedef struct SessionState
+{
+	const char *search_path;
+	Oid temp_namespace;
+	pg_tz *timezone;
+	int date_style;
+	int date_order;
+	int interval_style;
+	int float_digits;
+} SessionState;
+
+/* A setting of an array, to be set. */
+typedef struct Change
+{
+	const char *name;
+	const char *value;
+} Change;
+
+/* What is to be set, a list of Change, for these settings in this state of the session. */
+static ArrayType *known_settings = NULL;
+static SessionState known_state;
+static List *known_changes;
+
 #define TEMP_LAST ", pg_temp"
 
+static SessionState session_state(void);
+static bool is_known(ArrayType *settings, const SessionState *state);
+static void find_changes(ArrayType *settings, const SessionState *state);
 static bool is_in_force(const char *name, const char *value, const char *current);
 static bool is_user_function(Oid function, void *context);
 static bool calls_user_function(Node *node, void *context);
@@ -39,8 +71,8 @@ static bool calls_user_function(Node *node, void *context);
 void
 EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 {
-	Datum *items;
-	int nitems;
+	SessionState state;
+	ListCell *lc;
 
 	GetUserIdAndSecContext(&acting->userid, &acting->sec_context);
 	acting->guc_level = 0;
@@ -50,27 +82,18 @@ EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 	if (settings == NULL)
 		return;
 
-	deconstruct_array(settings, TEXTOID, -1, false, TYPALIGN_INT, &items, NULL, &nitems);
-	for (int i = 0; i < nitems; i++)
+	state = session_state();
+	if (!is_known(settings, &state))
+		find_changes(settings, &state);
+	if (known_changes != NIL)
+		acting->guc_level = NewGUCNestLevel();
+	foreach(lc, known_changes)
 	{
-		char *name = TextDatumGetCString(items[i]);
-		char *value = strchr(name, '=');
-		const char *current;
+		Change *change = lfirst(lc);
 
-		if (value == NULL)
-			elog(ERROR, "malformed setting \"%s\"", name);
-		*value++ = '\0';
-		current = GetConfigOption(name, true, false);
-		if (current != NULL && !is_in_force(name, value, current))
-		{
-			if (acting->guc_level == 0)
-				acting->guc_level = NewGUCNestLevel();
-			(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-									 GUC_ACTION_SAVE, true, 0, false);
-		}
-		pfree(name);
+		(void) set_config_option(change->name, change->value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	}
-	pfree(items);
 }
 
 void
@@ -103,6 +126,73 @@ bool
 EsActingNeedsSettings(Node *expr)
 {
 	return contain_mutable_functions(expr) || calls_user_function(expr, NULL);
+}
+
+static SessionState
+session_state(void)
+{
+	SessionState state = {
+		.search_path = namespace_search_path,
+		.temp_namespace = LookupNamespaceNoError("pg_temp"),
+		.timezone = session_timezone,
+		.date_style = DateStyle,
+		.date_order = DateOrder,
+		.interval_style = IntervalStyle,
+		.float_digits = extra_float_digits};
+
+	return state;
+}
+
+/* Says whether known_changes is about these settings and this state. */
+static bool
+is_known(ArrayType *settings, const SessionState *state)
+{
+	return known_settings != NULL && state->temp_namespace == known_state.temp_namespace &&
+		state->timezone == known_state.timezone && state->date_style == known_state.date_style &&
+		state->date_order == known_state.date_order &&
+		state->interval_style == known_state.interval_style &&
+		state->float_digits == known_state.float_digits &&
+		VARSIZE(settings) == VARSIZE(known_settings) &&
+		memcmp(settings, known_settings, VARSIZE(settings)) == 0 &&
+		strcmp(state->search_path, known_state.search_path) == 0;
+}
+
+/* Finds out which settings the session does not have; marked as known last. */
+static void
+find_changes(ArrayType *settings, const SessionState *state)
+{
+	static MemoryContext context = NULL;
+	MemoryContext old;
+	Datum *items;
+	int nitems;
+
+	known_settings = NULL;
+	known_changes = NIL;
+	if (context == NULL)
+		context = AllocSetContextCreate(TopMemoryContext, "es settings", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(context);
+	old = MemoryContextSwitchTo(context);
+	deconstruct_array(settings, TEXTOID, -1, false, TYPALIGN_INT, &items, NULL, &nitems);
+	for (int i = 0; i < nitems; i++)
+	{
+		Change *change = palloc(sizeof(Change));
+		char *name = TextDatumGetCString(items[i]);
+		char *value = strchr(name, '=');
+		const char *current;
+
+		if (value == NULL)
+			elog(ERROR, "malformed setting \"%s\"", name);
+		*value++ = '\0';
+		change->name = name;
+		change->value = value;
+		current = GetConfigOption(name, true, false);
+		if (current != NULL && !is_in_force(name, value, current))
+			known_changes = lappend(known_changes, change);
+	}
+	known_state = *state;
+	known_state.search_path = pstrdup(state->search_path);
+	known_settings = DatumGetArrayTypePCopy(PointerGetDatum(settings));
+	MemoryContextSwitchTo(old);
 }
 
 /*

@@ -69,7 +69,7 @@ EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *even
 {
 	EsFold *fold = EsProjectionFold(projection, target);
 	int pointer = tuplestore_alloc_read_pointer(events, EXEC_FLAG_REWIND);
-	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), NoLock);
 	TupleTableSlot *event = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
 	Oid outer = writing;
 	EsActing acting;

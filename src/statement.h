@@ -13,7 +13,7 @@
 /*
  * Runs the projection's statements for the events of a tuplestore, in their
  * order, as the projection's owner.  *position is set to the event at work.
- * The caller has opened target with RowExclusiveLock.
+ * The caller has opened target with RowExclusiveLock, and es.events.
  */
 extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
 							volatile int64 *position);
