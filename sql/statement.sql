@@ -153,6 +153,49 @@ SELECT count(*) FROM es.events;
 DROP TRIGGER react ON log;
 SELECT events, rows FROM es.replay('log');
 
+-- settings are those that the projection was made under, whatever the session's are
+CREATE TABLE settings (position bigint PRIMARY KEY, value text);
+CREATE TABLE tokyo (LIKE settings INCLUDING ALL);
+CREATE VIEW setting AS SELECT concat_ws(' | ', current_setting('TimeZone'), current_setting('DateStyle'),
+	current_setting('IntervalStyle'), current_setting('extra_float_digits'),
+	replace(current_setting('search_path'), ', pg_temp', '')) AS value;
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO, YMD';
+SELECT es.create_projection('settings', 'settings', event_types => '{S}');
+SELECT es.set_handler('settings', 'S', 'INSERT INTO settings SELECT event.position, value FROM setting');
+SET TimeZone = 'Asia/Tokyo';
+SELECT es.create_projection('tokyo', 'tokyo', event_types => '{S}');
+SELECT es.set_handler('tokyo', 'S', 'INSERT INTO tokyo SELECT event.position, value FROM setting');
+SELECT es.append('s', '1', 'S'), es.append('s', '1', 'S');
+SET TimeZone = 'UTC';
+SELECT es.append('s', '1', 'S'), es.append('s', '1', 'S');
+SET DateStyle = 'German, YMD';
+SELECT es.append('s', '1', 'S');
+SET DateStyle = 'German, DMY';
+SELECT es.append('s', '1', 'S');
+SET DateStyle = 'ISO, YMD';
+SET IntervalStyle = 'sql_standard';
+SELECT es.append('s', '1', 'S');
+SET extra_float_digits = -5;
+SET search_path = es, pg_catalog;
+SELECT es.append('s', '1', 'S'), es.append('s', '1', 'S');
+BEGIN;
+CREATE TEMP TABLE settings (LIKE statement.settings);
+SET LOCAL search_path = statement, es;
+SELECT es.append('s', '1', 'S');
+ROLLBACK;
+SELECT es.append('s', '1', 'S');
+SELECT value FROM statement.setting;
+RESET TimeZone;
+RESET DateStyle;
+RESET IntervalStyle;
+RESET extra_float_digits;
+SET search_path = statement;
+SELECT es.append('s', '1', 'S');
+SELECT 'settings', value, count(*) FROM settings GROUP BY value
+UNION ALL SELECT 'tokyo', value, count(*) FROM tokyo GROUP BY value;
+SELECT es.drop_projection('settings'), es.drop_projection('tokyo');
+
 -- who owns the table owns the projection
 CREATE ROLE regress_es_other;
 GRANT USAGE ON SCHEMA es, statement TO regress_es_other;
