@@ -27,8 +27,8 @@ struct EsFilterIndex
 };
 
 static void add_filter(EsFilterIndex *index, int number, List *filter);
-static FilterValue *find_value(EsFilterIndex *index, text *value);
-static int compare_values(const void *a, const void *b);
+static FilterValue *find_place(EsFilterIndex *index, text *value, bool *is_there);
+static int compare_values(const text *ta, const text *tb);
 
 EsFilterIndex *
 EsFilterIndexBuild(List *filters)
@@ -51,12 +51,13 @@ EsFilterIndexBuild(List *filters)
 Bitmapset *
 EsFilterIndexFind(EsFilterIndex *index, Datum value)
 {
-	FilterValue *found;
+	FilterValue *place;
+	bool is_there;
 
 	if (index->nvalues == 0)
 		return index->unfiltered;
-	found = find_value(index, DatumGetTextPP(value));
-	return found == NULL ? index->unfiltered : found->members;
+	place = find_place(index, DatumGetTextPP(value), &is_there);
+	return is_there ? place->members : index->unfiltered;
 }
 
 /* Enters a filter, keeping the values sorted. */
@@ -69,34 +70,50 @@ add_filter(EsFilterIndex *index, int number, List *filter)
 		index->unfiltered = bms_add_member(index->unfiltered, number);
 	foreach(lc, filter)
 	{
-		FilterValue *found = find_value(index, lfirst(lc));
+		bool is_there;
+		FilterValue *place = find_place(index, lfirst(lc), &is_there);
 
-		if (found != NULL)
+		if (!is_there)
 		{
-			found->members = bms_add_member(found->members, number);
-			continue;
+			memmove(place + 1, place,
+					sizeof(FilterValue) * (index->values + index->nvalues++ - place));
+			place->value = lfirst(lc);
+			place->members = NULL;
 		}
-		found = &index->values[index->nvalues++];
-		found->value = lfirst(lc);
-		found->members = bms_make_singleton(number);
-		qsort(index->values, index->nvalues, sizeof(FilterValue), compare_values);
+		place->members = bms_add_member(place->members, number);
 	}
 }
 
+/* Returns the place where the value is, or where it would have to be entered. */
 static FilterValue *
-find_value(EsFilterIndex *index, text *value)
+find_place(EsFilterIndex *index, text *value, bool *is_there)
 {
-	FilterValue key = {.value = value};
+	int low = 0;
+	int high = index->nvalues;
 
-	return bsearch(&key, index->values, index->nvalues, sizeof(FilterValue), compare_values);
+	*is_there = false;
+	while (low < high)
+	{
+		int middle = low + (high - low) / 2;
+		int order = compare_values(index->values[middle].value, value);
+
+		if (order == 0)
+		{
+			*is_there = true;
+			return &index->values[middle];
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return &index->values[low];
 }
 
 /* Any order will do that tells different values apart. */
 static int
-compare_values(const void *a, const void *b)
+compare_values(const text *ta, const text *tb)
 {
-	text *ta = ((const FilterValue *) a)->value;
-	text *tb = ((const FilterValue *) b)->value;
 	Size la = VARSIZE_ANY_EXHDR(ta);
 	Size lb = VARSIZE_ANY_EXHDR(tb);
 
