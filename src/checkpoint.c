@@ -195,7 +195,8 @@ EsCheckpointNextParked(const char *projection, int64 after)
 	Rows rows;
 	HeapTuple tuple;
 
-	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, GetLatestSnapshot(), projection, BTGreaterStrategyNumber, after);
+	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, GetLatestSnapshot(), projection,
+			  BTGreaterStrategyNumber, after);
 	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -236,9 +237,9 @@ EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked)
 }
 
 /*
- * Starts to read the projection's rows in order, as the snapshot shows them,
- * the latest one whatever the isolation level to change them: all of them (strategy 0), or those at (equal) or
- * above (greater) a position.
+ * Starts to read the projection's rows in order, as the snapshot shows them (to
+ * change them, the latest one whatever the isolation level): all of them
+ * (strategy 0), or those at (equal) or above (greater) a position.
  */
 static void
 open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
