@@ -451,7 +451,8 @@ fold_batch(LogFold *log, bool in_position_order)
 	log->nbatch = 0;
 	ResetExprContext(log->fold->econtext);
 	ResetExprContext(log->fold->key_econtext);
-	return log->part.bits == MAX_PART_BITS || EsStatesCount(log->part.states) == 1 ||
+	return log->part.bits == MAX_PART_BITS || log->fold->key->unhashable ||
+		EsStatesCount(log->part.states) == 1 ||
 		EsStatesMemory(log->part.states) <= (Size) EsReplayMemory * 1024;
 }
 

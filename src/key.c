@@ -11,11 +11,16 @@
  * position only after he has locked the row's key (see inline.c).
  *
  * Hash and equality are those of the primary key's types, so that two events
- * meet in memory exactly when they would meet in the table.
+ * meet in memory exactly when they would meet in the table.  For the same reason
+ * a key has the column's type modifier, as an assigned value has.  A type that
+ * has no hash function is hashed by its bytes if equal values have the same
+ * bytes; if not (a composite type with a column of type money and one of type
+ * numeric, say), all its values have one hash.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/nbtree.h"
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "acting.h"
@@ -42,7 +47,9 @@
 
 static inline bool same_image(EsKeyColumn *column, Datum a, Datum b);
 static void describe_columns(EsKey *key, Relation target);
+static void describe_column(EsKeyColumn *column, Form_pg_attribute att, Relation index, int i);
 static List *default_expressions(EsKey *key);
+static Node *cast_to_column(EsKeyColumn *column, Node *expr, Oid type, CoercionContext context);
 static List *parse_expressions(EsKey *key, Relation target, Relation events, const char *text);
 static List *raw_targets(const char *text);
 static Expr *coerce_expression(EsKey *key, int column, ParseState *pstate, Node *expr);
@@ -120,8 +127,10 @@ EsKeyHash(EsKey *key, const Datum *values)
 
 		if (OidIsValid(column->hash.fn_oid))
 			h = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i]));
-		else
+		else if (column->equal_image)
 			h = datum_image_hash(values[i], column->typbyval, column->typlen);
+		else
+			h = 0;
 		hash = i == 0 ? h : hash_combine(hash, h);
 	}
 	return murmurhash32(hash);
@@ -237,26 +246,48 @@ describe_columns(EsKey *key, Relation target)
 	key->ncolumns = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		EsKeyColumn *column = &key->columns[i];
-		Form_pg_attribute att;
-		TypeCacheEntry *type;
-		Oid eq_opr;
+		AttrNumber attnum = index->rd_index->indkey.values[i];
 
-		column->attnum = index->rd_index->indkey.values[i];
-		column->collation = index->rd_indcollation[i];
-		att = TupleDescAttr(RelationGetDescr(target), column->attnum - 1);
-		column->typid = att->atttypid;
-		column->typlen = att->attlen;
-		column->typbyval = att->attbyval;
-		eq_opr = get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
-									 index->rd_opcintype[i], BTEqualStrategyNumber);
-		column->eq_proc = get_opcode(eq_opr);
-		fmgr_info(column->eq_proc, &column->eq);
-		type = lookup_type_cache(column->typid, TYPECACHE_HASH_PROC);
-		if (OidIsValid(type->hash_proc))
-			fmgr_info(type->hash_proc, &column->hash);
+		describe_column(&key->columns[i], TupleDescAttr(RelationGetDescr(target), attnum - 1),
+						index, i);
+		if (!OidIsValid(key->columns[i].hash.fn_oid) && !key->columns[i].equal_image)
+			key->unhashable = true;
 	}
 	index_close(index, AccessShareLock);
+}
+
+/* Reads the primary key's column i, which is this one of the table. */
+static void
+describe_column(EsKeyColumn *column, Form_pg_attribute att, Relation index, int i)
+{
+	Oid opfamily = index->rd_opfamily[i];
+	Oid opcintype = index->rd_opcintype[i];
+	TypeCacheEntry *type;
+	Oid image_proc;
+
+	if (att->attgenerated != '\0')
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("primary key column \"%s\" is a generated column", NameStr(att->attname)),
+				 errdetail("The key of an event's row must be known before the row is."),
+				 errhint("Use an ordinary column that the apply function fills.")));
+	column->attnum = att->attnum;
+	column->collation = index->rd_indcollation[i];
+	column->typid = att->atttypid;
+	column->typmod = att->atttypmod;
+	column->typlen = att->attlen;
+	column->typbyval = att->attbyval;
+	column->eq_proc = get_opcode(get_opfamily_member(opfamily, opcintype, opcintype,
+													 BTEqualStrategyNumber));
+	fmgr_info(column->eq_proc, &column->eq);
+	/* Asked for its equality too, the cache returns only a hash function that agrees with it. */
+	type = lookup_type_cache(getBaseType(column->typid), TYPECACHE_EQ_OPR | TYPECACHE_HASH_PROC);
+	if (OidIsValid(type->hash_proc))
+		fmgr_info(type->hash_proc, &column->hash);
+	image_proc = get_opfamily_proc(opfamily, opcintype, opcintype, BTEQUALIMAGE_PROC);
+	column->equal_image = OidIsValid(image_proc) &&
+		DatumGetBool(OidFunctionCall1Coll(image_proc, column->collation,
+										  ObjectIdGetDatum(opcintype)));
 }
 
 /* Says whether two values have the same bytes, for the usual kinds of types. */
@@ -278,6 +309,7 @@ same_image(EsKeyColumn *column, Datum a, Datum b)
 static List *
 default_expressions(EsKey *key)
 {
+	EsKeyColumn *column = &key->columns[0];
 	Var *id = makeVar(1, ES_EVENT_AGGREGATE_ID, TEXTOID, -1, C_COLLATION_OID, 0);
 	Node *cast;
 
@@ -287,15 +319,33 @@ default_expressions(EsKey *key)
 				 errmsg("the primary key of the state table has %d columns", key->ncolumns),
 				 errdetail("Without a key a projection has a row per aggregate, found by aggregate_id."),
 				 errhint("Give key an SQL expression for each column, such as key => 'data->>''currency'', data->>''year'''.")));
-	cast = coerce_to_target_type(NULL, (Node *) id, TEXTOID, key->columns[0].typid, -1,
-								 COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
+	cast = cast_to_column(column, (Node *) id, TEXTOID, COERCION_ASSIGNMENT);
+	if (cast == NULL)
+		cast = cast_to_column(column, (Node *) id, TEXTOID, COERCION_EXPLICIT);
 	if (cast == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("aggregate_id cannot be cast to the key's type %s",
-						format_type_be(key->columns[0].typid)),
+						format_type_be(column->typid)),
 				 errhint("Give key an SQL expression that yields the primary key.")));
 	return list_make1(cast);
+}
+
+/*
+ * Gives an expression the column's type and modifier; null: there is no such
+ * cast.  What doesn't fit a length is refused, not cut off, because the row of
+ * another aggregate could be meant then.
+ */
+static Node *
+cast_to_column(EsKeyColumn *column, Node *expr, Oid type, CoercionContext context)
+{
+	Node *cast = coerce_to_target_type(NULL, expr, type, column->typid, -1, context,
+									   COERCE_IMPLICIT_CAST, -1);
+
+	if (cast == NULL)
+		return NULL;
+	return coerce_to_target_type(NULL, cast, column->typid, column->typid, column->typmod,
+								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
 }
 
 /*
@@ -385,8 +435,7 @@ static Expr *
 coerce_expression(EsKey *key, int column, ParseState *pstate, Node *expr)
 {
 	Oid typid = exprType(expr);
-	Node *coerced = coerce_to_target_type(pstate, expr, typid, key->columns[column].typid, -1,
-										  COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	Node *coerced = cast_to_column(&key->columns[column], expr, typid, COERCION_ASSIGNMENT);
 
 	if (coerced == NULL)
 		ereport(ERROR,
@@ -447,13 +496,14 @@ event_vars_mutator(Node *node, void *context)
 
 /*
  * Says whether different aggregate ids always have different keys: so it is
- * for text, but not where '7' and '07', or 'A' and 'a', are the same key.
+ * for text, but not where '7' and '07', or 'A' and 'a', are the same key, nor
+ * where a length can cut off spaces.
  */
 static bool
 is_injective(EsKey *key)
 {
 	EsKeyColumn *column = &key->columns[0];
 
-	return (column->typid == TEXTOID || column->typid == VARCHAROID) &&
+	return (column->typid == TEXTOID || column->typid == VARCHAROID) && column->typmod < 0 &&
 		get_collation_isdeterministic(column->collation);
 }

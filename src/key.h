@@ -17,20 +17,23 @@ typedef struct EsKeyColumn
 {
 	AttrNumber attnum; /* column of the state table */
 	Oid typid;
+	int32 typmod;
 	int16 typlen;
 	bool typbyval;
 	Oid collation;        /* of the primary key's index */
 	RegProcedure eq_proc; /* for a scan of that index */
 	FmgrInfo eq;
-	FmgrInfo hash;    /* fn_oid invalid: hash the bytes */
+	FmgrInfo hash;    /* fn_oid invalid: there is none */
+	bool equal_image; /* equal values have the same bytes */
 	ExprState *value; /* over the event as outer tuple */
 } EsKeyColumn;
 
 typedef struct EsKey
 {
-	Oid index;      /* the state table's primary key */
-	bool injective; /* one aggregate id, one key */
-	bool pinned;    /* depends on settings: evaluate under the pinned ones */
+	Oid index;       /* the state table's primary key */
+	bool unhashable; /* different keys can all have one hash */
+	bool injective;  /* one aggregate id, one key */
+	bool pinned;     /* depends on settings: evaluate under the pinned ones */
 	int ncolumns;
 	EsKeyColumn columns[INDEX_MAX_KEYS];
 } EsKey;

@@ -26,10 +26,11 @@ BEGIN
 		WHERE attrelid = target AND attnum > 0 AND NOT attisdropped AND attgenerated = '');
 END $$;
 
--- The rows that the log gives a projection, as text in the same form.
+-- The rows that the log gives a projection, as text in the same form.  Keys are
+-- told apart by a unique index on columns like those of the primary key.
 CREATE FUNCTION pg_temp.fold_rows(name text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
-	p record; event es.events; key text; step text; columns text; setting text;
+	p record; event es.events; key text; take text; step text; columns text; setting text; place tid;
 BEGIN
 	SELECT * INTO STRICT p FROM es.projections WHERE projections.name = fold_rows.name;
 	FOREACH setting IN ARRAY p.settings LOOP
@@ -37,23 +38,27 @@ BEGIN
 			PERFORM set_config(split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1), true);
 		END IF;
 	END LOOP;
-	SELECT coalesce(p.key, 'aggregate_id::' || format_type(a.atttypid, a.atttypmod)) INTO STRICT key
-	FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+	SELECT coalesce(p.key, 'aggregate_id::' || min(format_type(a.atttypid, a.atttypmod))),
+		string_agg(format('t.%I AS key%s', a.attname, n), ', ' ORDER BY n), string_agg('key' || n, ', ' ORDER BY n)
+	INTO STRICT key, columns, take
+	FROM pg_index i CROSS JOIN LATERAL generate_series(1, i.indnkeyatts) AS n
+	JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[n - 1]
 	WHERE i.indrelid = p.target AND i.indisprimary;
 
-	EXECUTE format('CREATE TEMP TABLE fold_state (key text PRIMARY KEY, state %s)', p.target);
-	step := format(
-		'INSERT INTO fold_state SELECT k.key, %s((SELECT f.state FROM fold_state f WHERE f.key = k.key AND NOT (f.state IS NULL)), $1)'
-		' FROM (SELECT ROW(%s) AS row, ROW(%2$s)::text AS key FROM (SELECT ($1).*) AS event) AS k WHERE k.row IS NOT NULL'
-		' ON CONFLICT (key) DO UPDATE SET state = excluded.state',
-		split_part(p.apply::text, '(', 1), key);
+	EXECUTE format('CREATE TEMP TABLE fold_state AS SELECT %s, t AS state FROM %s AS t WITH NO DATA', columns, p.target);
+	EXECUTE format('CREATE UNIQUE INDEX ON fold_state (%s)', take);
+	take := format('INSERT INTO fold_state (%s) SELECT k.* FROM (SELECT %s FROM (SELECT ($1).*) AS event) AS k'
+		' WHERE k IS NOT NULL ON CONFLICT (%1$s) DO UPDATE SET state = fold_state.state RETURNING ctid', take, key);
+	step := format('UPDATE fold_state SET state = %s(CASE WHEN NOT state IS NULL THEN state END, $1) WHERE ctid = $2',
+		split_part(p.apply::text, '(', 1));
 	FOR event IN
 		SELECT * FROM es.events e
 		WHERE (p.aggregate_types IS NULL OR e.aggregate_type = ANY (p.aggregate_types))
 			AND (p.event_types IS NULL OR e.event_type = ANY (p.event_types))
 		ORDER BY e.position
 	LOOP
-		EXECUTE step USING event;
+		EXECUTE take INTO place USING event;
+		EXECUTE step USING event, place;
 	END LOOP;
 
 	SELECT string_agg('(state).' || quote_ident(attname), ', ' ORDER BY attnum) INTO columns
