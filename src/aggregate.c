@@ -163,6 +163,12 @@ EsAcquireKeyLocks(EsKeyLock *locks, int nlocks)
 			(void) acquire(locks[i], false);
 }
 
+int
+EsKeyLocksLeft(void)
+{
+	return Max(EsMaxAggregateLocks - lock_count, 0);
+}
+
 /*
  * Returns the aggregate's highest version, 0 if it does not exist.  Under the
  * aggregate's lock that is the version before the next one.

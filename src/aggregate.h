@@ -19,7 +19,7 @@ typedef enum EsLockKind
 	ES_LOCK_AGGREGATE = 7001, /* key: hash of type and id */
 	ES_LOCK_EVENT_ID = 7002,  /* key: hash of a given event id */
 	ES_LOCK_IN_FLIGHT = 7003, /* key: a position, see position.c */
-	ES_LOCK_ROW_KEY = 7004,   /* key: part of a hash, see inline.c */
+	ES_LOCK_ROW_KEY = 7004,   /* key: part of a hash, see keylock.c */
 	ES_LOCK_CHECKPOINT = 7005 /* key: a state table, see checkpoint.c */
 } EsLockKind;
 
@@ -41,6 +41,9 @@ extern void EsLockEventId(Relation events, Datum event_id);
 
 /* Takes several locks in the global order; changes the order of the array. */
 extern void EsAcquireKeyLocks(EsKeyLock *locks, int nlocks);
+
+/* Returns how many more of these locks the transaction can keep to its end. */
+extern int EsKeyLocksLeft(void);
 
 /* Returns the aggregate's highest version, 0 if there is none. */
 extern int64 EsLastVersion(Relation events, Datum aggregate_type, Datum aggregate_id);

@@ -13,12 +13,9 @@
  * each event just before it allocates the position (EsSerializeHook), and we
  * lock the keys there, to the end of the transaction.
  *
- * A key's lock is one of KEY_LOCKS heavyweight locks, chosen by the key's
- * hash, whichever the projection.  So a transaction holds a bounded number of
- * them however many rows it feeds; two writers of different keys meet by
- * chance once in KEY_LOCKS times.  The state tables are locked before, and
- * the key locks of all projections in ascending order, so transactions of one
- * event, or of one append_batch(), can't deadlock here.
+ * The state tables are locked before, and the key locks of all projections in
+ * one order, so transactions of one event, or of one append_batch(), can't
+ * deadlock here.
  *
  * Where each row is fed by one aggregate only, the aggregate's lock has
  * already done all this and no key is locked.
@@ -40,6 +37,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "inline.h"
+#include "keylock.h"
 #include "maintain.h"
 #include "miscadmin.h"
 #include "progress.h"
@@ -48,8 +46,6 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
-
-#define KEY_LOCKS 2048
 
 /*
  * A statement that has appended events.  Triggers on a state table may append
@@ -75,8 +71,6 @@ static Bitmapset *add_key_locks(Bitmapset *locks, EsProjection *projection, Rela
 								TupleTableSlot **events, int nevents);
 static Bitmapset *add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
 						   TupleTableSlot **events, int nevents, int *current);
-static void lock_keys(Bitmapset *locks);
-static bool fed_by_many(EsProjection *projection, EsFold *fold);
 static void check_trigger(FunctionCallInfo fcinfo);
 static void apply_statement(Statement *statement);
 static Bitmapset *wanted_by(Statement *statement);
@@ -220,7 +214,7 @@ serialize_events(TupleTableSlot **events, int nevents)
 		locks = add_key_locks(locks, projection, target, events, nevents);
 		table_close(target, NoLock);
 	}
-	lock_keys(locks);
+	EsKeyLocksTake(locks);
 	bms_free(locks);
 	EsProjectionsLeave();
 }
@@ -248,7 +242,7 @@ add_key_locks(Bitmapset *locks, EsProjection *projection, Relation target,
 	{
 		EsFold *fold = EsProjectionFold(projection, target);
 
-		if (fed_by_many(projection, fold))
+		if (EsKeyLocksNeeded(projection, fold))
 			locks = add_keys(locks, projection, fold, events, nevents, &current);
 	}
 	PG_CATCH();
@@ -275,33 +269,11 @@ add_keys(Bitmapset *locks, EsProjection *projection, EsFold *fold,
 			continue;
 		fold->key_econtext->ecxt_outertuple = events[i];
 		if (EsKeyEval(fold->key, fold->key_econtext, key))
-			locks = bms_add_member(locks, EsKeyHash(fold->key, key) % KEY_LOCKS);
+			locks = EsKeyLocksAdd(locks, EsKeyHash(fold->key, key));
 		ResetExprContext(fold->key_econtext);
 	}
 	EsActingEnd(&acting);
 	return locks;
-}
-
-static void
-lock_keys(Bitmapset *locks)
-{
-	int number = -1;
-
-	while ((number = bms_next_member(locks, number)) >= 0)
-	{
-		LOCKTAG tag;
-
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, number, ES_LOCK_ROW_KEY);
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	}
-}
-
-/* Says whether one row can get events of several aggregates. */
-static bool
-fed_by_many(EsProjection *projection, EsFold *fold)
-{
-	return fold->apply != NULL &&
-		(!fold->key->injective || list_length(projection->aggregate_types) != 1);
 }
 
 static void

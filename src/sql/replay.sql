@@ -67,3 +67,10 @@ AS 'MODULE_PATHNAME', 'es_verify_projection';
 
 COMMENT ON FUNCTION es.verify_projection(text, text) IS
 'Compares a projection''s state table with the fold of the events, and returns the rows that differ: as they are, and as they should be, without generated columns; null is no row. With another apply function: what it would change. Writers go on';
+
+CREATE FUNCTION es.replay_keys(projection text, keys text[])
+RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'es_replay_keys';
+
+COMMENT ON FUNCTION es.replay_keys(text, text[]) IS
+'Makes the rows of some keys of a state table what the log gives, in place, and returns how many have changed. A key is the text of its column, or of the row of its columns, as es.verify_projection() shows it. Writers of these rows wait until the transaction ends, others go on';
