@@ -164,10 +164,12 @@ compare_rows(Verification *verification)
 	SPIExecuteOptions options = {.read_only = true, .dest = &verification->receiver};
 	Relation target = verification->spec.target;
 	char *schema = get_namespace_name(RelationGetNamespace(target));
+	bool partitioned = target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 
 	SPI_connect();
-	if (SPI_execute_extended(psprintf("SELECT %s FROM ONLY %s",
+	if (SPI_execute_extended(psprintf("SELECT %s FROM %s %s",
 									  EsRowTextColumns(verification->rowtext),
+									  partitioned ? "" : "ONLY",
 									  quote_qualified_identifier(schema,
 																 RelationGetRelationName(target))),
 							 &options) != SPI_OK_SELECT)
