@@ -105,22 +105,25 @@ EsSwapCheckForeignKeys(List *tables)
 	table_close(constraints, AccessShareLock);
 }
 
-/* Tries to get AccessExclusiveLock on all of them, waiting some milliseconds for each. */
+/* Tries for some milliseconds to get AccessExclusiveLock on all of them. */
 static bool
 try_lock(List *tables, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	int saved_timeout = LockTimeout;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	volatile bool locked = true;
 	ListCell *lc;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		LockTimeout = timeout;
 		foreach(lc, tables)
+		{
+			LockTimeout = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
 			LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+		}
 		LockTimeout = saved_timeout;
 		ReleaseCurrentSubTransaction();
 	}
