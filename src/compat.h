@@ -38,6 +38,19 @@
 #define EsLocalBackendEntry(i) pgstat_get_local_beentry_by_index(i)
 #else
 #define EsLocalBackendEntry(i) pgstat_fetch_stat_local_beentry(i)
+
+/* The columns that an UPDATE of the range table's relation sets. */
+#if PG_VERSION_NUM >= 160000
+#define EsUpdatedColumns(estate, rte) \
+	(((RTEPermissionInfo *) linitial((estate)->es_rteperminfos))->updatedCols)
+#else
+#define EsUpdatedColumns(estate, rte) ((rte)->updatedCols)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define EsExecInitGenerated(rri, estate, operation) ExecInitGenerated(rri, estate, operation)
+#else
+#define EsExecInitGenerated(rri, estate, operation) ExecInitStoredGenerated(rri, estate, operation)
 #endif
 
 /* Starts loading memory into the processor's cache, where the compiler can say so. */

@@ -17,6 +17,7 @@
 #include "catalog.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type_d.h"
 #include "checkpoint.h"
 #include "commands/event_trigger.h"
@@ -409,6 +410,8 @@ check_target(Relation target)
 	else if (IsCatalogRelation(target) ||
 			 getExtensionOfObject(RelationRelationId, relid) == EsCatalogExtension())
 		problem = "It is a table of the system.";
+	else if (has_superclass(relid))
+		problem = "It inherits from another table, through which it could be changed.";
 	else if (check_enable_rls(relid, target->rd_rel->relowner, true) == RLS_ENABLED)
 		problem = "Its owner is subject to its row-level security.";
 	if (problem != NULL)

@@ -8,11 +8,18 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "compat.h"
 #include "direct.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "nodes/bitmapset.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+static bool has_column_triggers(Relation table);
+static void mark_columns_updated(EState *estate, RangeTblEntry *rte, ResultRelInfo *target);
 
 EState *
 EsDirectBegin(Relation table, ResultRelInfo **target)
@@ -33,6 +40,8 @@ EsDirectBegin(Relation table, ResultRelInfo **target)
 	InitResultRelInfo(*target, table, 1, NULL, 0);
 	estate->es_opened_result_relations = list_make1(*target);
 	ExecOpenIndices(*target, false);
+	if (has_column_triggers(table))
+		mark_columns_updated(estate, rte, *target);
 	MemoryContextSwitchTo(caller);
 	return estate;
 }
@@ -43,4 +52,39 @@ EsDirectEnd(EState *estate)
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	ExecCloseResultRelations(estate);
 	FreeExecutorState(estate);
+}
+
+/* Says whether a trigger of the table fires only for updates of certain columns. */
+static bool
+has_column_triggers(Relation table)
+{
+	TriggerDesc *triggers = table->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (triggers->triggers[i].tgnattr > 0)
+			return true;
+	return false;
+}
+
+/*
+ * Has such triggers fire: an update is one of all columns.  Generated columns
+ * are set up before, because from then on one would only be computed if it
+ * depends on another column.
+ */
+static void
+mark_columns_updated(EState *estate, RangeTblEntry *rte, ResultRelInfo *target)
+{
+	TupleDesc desc = RelationGetDescr(target->ri_RelationDesc);
+	Bitmapset *columns = NULL;
+
+	if (desc->constr != NULL && desc->constr->has_generated_stored)
+		EsExecInitGenerated(target, estate, CMD_UPDATE);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && att->attgenerated == '\0')
+			columns = bms_add_member(columns, att->attnum - FirstLowInvalidHeapAttributeNumber);
+	}
+	EsUpdatedColumns(estate, rte) = columns;
 }
