@@ -38,6 +38,7 @@
 #define EsLocalBackendEntry(i) pgstat_get_local_beentry_by_index(i)
 #else
 #define EsLocalBackendEntry(i) pgstat_fetch_stat_local_beentry(i)
+#endif
 
 /* The columns that an UPDATE of the range table's relation sets. */
 #if PG_VERSION_NUM >= 160000

@@ -383,8 +383,7 @@ passes(const EsFoldSpec *spec, ReadEvent *read)
 		if (DatumGetTimestampTz(recorded_at) > *spec->as_of)
 			return false;
 	}
-	if (spec->nparked > 0 && bsearch(&read->position, spec->parked, spec->nparked, sizeof(int64),
-									 compare_positions) != NULL)
+	if (spec->nparked > 0 && bsearch(&read->position, spec->parked, spec->nparked, sizeof(int64), compare_positions) != NULL)
 		return false;
 	return spec->nexcluded == 0 ||
 		bsearch(DatumGetUUIDP(slot_getattr(read->event, ES_EVENT_EVENT_ID, &isnull)),
