@@ -54,6 +54,39 @@
 #define EsExecInitGenerated(rri, estate, operation) ExecInitStoredGenerated(rri, estate, operation)
 #endif
 
+/* What the relation cache knows of the storage that this transaction has made. */
+#if PG_VERSION_NUM >= 160000
+#define EsNewStorageSubid               rd_newRelfilelocatorSubid
+#define EsFirstStorageSubid             rd_firstRelfilelocatorSubid
+#define EsRelationAssumeNewStorage(rel) RelationAssumeNewRelfilelocator(rel)
+#else
+#define EsNewStorageSubid               rd_newRelfilenodeSubid
+#define EsFirstStorageSubid             rd_firstRelfilenodeSubid
+#define EsRelationAssumeNewStorage(rel) RelationAssumeNewRelfilenode(rel)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define EsReindexIndex(index, persistence, params) \
+	reindex_index(NULL, index, false, persistence, params)
+#else
+#define EsReindexIndex(index, persistence, params) \
+	reindex_index(index, false, persistence, params)
+#endif
+
+/* Later versions close the files of a relation when they hear that it has changed. */
+#if PG_VERSION_NUM >= 170000
+#define EsRelationCloseStorage(relid) ((void) (relid))
+#else
+#define EsRelationCloseStorage(relid) RelationCloseSmgrByOid(relid)
+#endif
+
+/* Used where EXCHANGE() is defined: a statistic that older versions lack. */
+#if PG_VERSION_NUM >= 180000
+#define EsExchangeAllFrozen() EXCHANGE(relallfrozen)
+#else
+#define EsExchangeAllFrozen() ((void) 0)
+#endif
+
 /* Starts loading memory into the processor's cache, where the compiler can say so. */
 #if defined(__GNUC__) || defined(__clang__)
 #define EsPrefetch(address) __builtin_prefetch(address)

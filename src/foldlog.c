@@ -79,6 +79,7 @@ static bool fold_in_physical_order(LogFold *log);
 static bool fold_in_position_order(LogFold *log);
 static bool take_event(LogFold *log, bool in_position_order);
 static bool passes(const EsFoldSpec *spec, ReadEvent *read);
+static bool has_parked(const EsFoldSpec *spec, int64 position);
 static int compare_ids(const void *a, const void *b);
 static int compare_positions(const void *a, const void *b);
 static bool stays_in_page(LogFold *log);
@@ -383,11 +384,18 @@ passes(const EsFoldSpec *spec, ReadEvent *read)
 		if (DatumGetTimestampTz(recorded_at) > *spec->as_of)
 			return false;
 	}
-	if (spec->nparked > 0 && bsearch(&read->position, spec->parked, spec->nparked, sizeof(int64), compare_positions) != NULL)
+	if (spec->nparked > 0 && has_parked(spec, read->position))
 		return false;
 	return spec->nexcluded == 0 ||
 		bsearch(DatumGetUUIDP(slot_getattr(read->event, ES_EVENT_EVENT_ID, &isnull)),
 				spec->excluded, spec->nexcluded, sizeof(pg_uuid_t), compare_ids) == NULL;
+}
+
+static bool
+has_parked(const EsFoldSpec *spec, int64 position)
+{
+	return bsearch(&position, spec->parked, spec->nparked, sizeof(int64),
+				   compare_positions) != NULL;
 }
 
 static int

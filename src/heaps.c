@@ -49,6 +49,7 @@ typedef struct NewHeap
 	int nbatch;
 	int max_batch; /* that batch has room for */
 	int64 rows;    /* written */
+	List *indexes; /* built on it, for EsSwapHeap() */
 } NewHeap;
 
 struct EsHeaps
@@ -75,6 +76,7 @@ static void flush(EsHeaps *heaps, NewHeap *heap);
 static TupleTableSlot *make_row(EsHeaps *heaps, NewHeap *heap, EsStateEntry *entry, int number);
 static TupleTableSlot *leaf_slot(EsHeaps *heaps, NewHeap *heap, int number);
 static void close_heaps(EsHeaps *heaps);
+static void build_indexes(EsHeaps *heaps, NewHeap *heap);
 static int64 swap(EsHeaps *heaps, Oid relid);
 static NewHeap *heap_of(EsHeaps *heaps, Oid relid);
 static Oid make_heap(Relation table);
@@ -96,7 +98,8 @@ EsHeapsOpen(Relation target)
 		heaps->slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
 	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{
-		heaps->tables = find_all_inheritors(RelationGetRelid(target), ShareUpdateExclusiveLock, NULL);
+		heaps->tables =
+			find_all_inheritors(RelationGetRelid(target), ShareUpdateExclusiveLock, NULL);
 		heaps->router = EsRouterBegin(heaps->estate, heaps->root);
 	}
 	else
@@ -143,6 +146,8 @@ EsHeapsSwap(EsHeaps *heaps)
 	ListCell *lc;
 
 	close_heaps(heaps);
+	foreach(lc, heaps->list)
+		build_indexes(heaps, lfirst(lc));
 	EsSwapLock(heaps->target, heaps->tables);
 	foreach(lc, heaps->tables)
 		rows += swap(heaps, lfirst_oid(lc));
@@ -279,6 +284,17 @@ close_heaps(EsHeaps *heaps)
 	EsDirectEnd(heaps->estate);
 }
 
+static void
+build_indexes(EsHeaps *heaps, NewHeap *heap)
+{
+	bool is_target = heap->relid == RelationGetRelid(heaps->target);
+	Relation table = is_target ? heaps->target : table_open(heap->relid, NoLock);
+
+	heap->indexes = EsSwapBuildIndexes(table, heap->heap_relid);
+	if (!is_target)
+		table_close(table, NoLock);
+}
+
 /*
  * Puts the new heap in the place of a table's own, an empty one if no row has
  * come for it, and returns how many rows it has.
@@ -291,13 +307,17 @@ swap(EsHeaps *heaps, Oid relid)
 	NewHeap *heap = heap_of(heaps, relid);
 	Oid heap_relid = heap == NULL ? InvalidOid : heap->heap_relid;
 	int64 rows = heap == NULL ? 0 : heap->rows;
+	List *indexes = heap == NULL ? NIL : heap->indexes;
 
 	if (heap == NULL && table->rd_rel->relkind == RELKIND_RELATION &&
 		RelationGetNumberOfBlocks(table) > 0)
+	{
 		heap_relid = make_heap(table);
+		indexes = EsSwapBuildIndexes(table, heap_relid);
+	}
 	if (OidIsValid(heap_relid))
 	{
-		EsSwapHeap(table, heap_relid);
+		EsSwapHeap(table, heap_relid, indexes);
 		pgstat_count_truncate(table);
 		pgstat_count_heap_insert(table, rows);
 	}

@@ -5,8 +5,9 @@
  * The new rows go into a heap beside the table, or one beside each of its
  * partitions (heaps.c), which then takes the place of the table's own, as in
  * REFRESH MATERIALIZED VIEW: the table keeps its OID, and so its views, foreign
- * keys, grants and triggers.  Indexes are built once, at the end.  Rows are written frozen; a transaction whose snapshot is older
- * sees the new rows rather than none.
+ * keys, grants and triggers.  Indexes are built once all rows are written, beside
+ * the table's own, and take their place.  Rows are written frozen; a transaction
+ * whose snapshot is older sees the new rows rather than none.
  *
  * Writers.  The log is folded up to the high-water mark while readers and
  * writers of the table go on: the caller's ShareUpdateExclusiveLock keeps out

@@ -11,26 +11,51 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/multixact.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/sysattr.h"
 #include "access/table.h"
-#include "access/transam.h"
+#include "access/toast_internals.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
+#include "catalog/index.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
-#include "commands/cluster.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "progress.h"
+#include "nodes/bitmapset.h"
+#include "optimizer/optimizer.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "swap.h"
+#include "utils/relcache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #define SWAP_WAIT     100   /* milliseconds of the first wait for the exclusive lock */
 #define SWAP_PATIENCE 60000 /* milliseconds of waiting in all, without lock_timeout */
 
+/* An index of the table, and the one that is to take its place; invalid: none. */
+typedef struct SwapIndex
+{
+	Oid index;
+	Oid copy;
+} SwapIndex;
+
+static bool can_copy(Relation index);
+static Oid build_copy(Relation heap, Relation index);
+pg_noreturn static void rename_in_error(MemoryContext context, Relation index);
+static void swap_files(Oid a, Oid b);
+static void note_storage(Oid a, Oid b);
+static void own_toast(Oid relid, Oid toast);
+static void rename_toast(Relation table);
 static bool try_lock(List *tables, int timeout);
 static void check_foreign_key(HeapTuple tuple);
 
@@ -68,13 +93,70 @@ EsSwapLock(Relation state, List *tables)
 	}
 }
 
-void
-EsSwapHeap(Relation table, Oid heap)
+/*
+ * An index that PostgreSQL can't make a copy of (of an exclusion constraint), or
+ * that is over whole rows, whose type the heap doesn't share, is left to be built
+ * in the end.
+ */
+List *
+EsSwapBuildIndexes(Relation table, Oid heap_relid)
 {
+	Relation heap = table_open(heap_relid, NoLock);
+	List *indexes = NIL;
+	ListCell *lc;
+
 	EsProgressPhase(ES_PHASE_INDEXING);
+	PushActiveSnapshot(GetLatestSnapshot());
+	foreach(lc, RelationGetIndexList(table))
+	{
+		SwapIndex *swap = palloc0(sizeof(SwapIndex));
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		swap->index = RelationGetRelid(index);
+		if (can_copy(index))
+			swap->copy = build_copy(heap, index);
+		index_close(index, NoLock);
+		indexes = lappend(indexes, swap);
+	}
+	PopActiveSnapshot();
+	table_close(heap, NoLock);
+	return indexes;
+}
+
+/*
+ * As PostgreSQL does at the end of CLUSTER, but the indexes change places with
+ * those built beforehand.  So the table is locked for a moment only.
+ */
+void
+EsSwapHeap(Relation table, Oid heap, List *indexes)
+{
+	Oid relid = RelationGetRelid(table);
+	ObjectAddress object;
+	ListCell *lc;
+
 	CheckTableNotInUse(table, "rebuild");
-	finish_heap_swap(RelationGetRelid(table), heap, false, false, true, true, RecentXmin,
-					 ReadNextMultiXactId(), table->rd_rel->relpersistence);
+	swap_files(relid, heap);
+	foreach(lc, indexes)
+	{
+		SwapIndex *swap = lfirst(lc);
+
+		if (OidIsValid(swap->copy))
+			swap_files(swap->index, swap->copy);
+	}
+	CommandCounterIncrement();
+	foreach(lc, indexes)
+	{
+		SwapIndex *swap = lfirst(lc);
+		ReindexParams params = {0};
+
+		if (!OidIsValid(swap->copy))
+			EsReindexIndex(swap->index, table->rd_rel->relpersistence, &params);
+	}
+	/* What has become the storage of the heap, and of its indexes, was the table's. */
+	ObjectAddressSet(object, RelationRelationId, heap);
+	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	rename_toast(table);
+	RelationClearMissing(table);
 }
 
 /*
@@ -103,6 +185,147 @@ EsSwapCheckForeignKeys(List *tables)
 	PopActiveSnapshot();
 	systable_endscan(scan);
 	table_close(constraints, AccessShareLock);
+}
+
+/* Says whether an index like this one can be built on a heap of another row type. */
+static bool
+can_copy(Relation index)
+{
+	Bitmapset *columns = NULL;
+
+	if (index->rd_index->indisexclusion || !index->rd_index->indisvalid)
+		return false;
+	pull_varattnos((Node *) RelationGetIndexExpressions(index), 1, &columns);
+	pull_varattnos((Node *) RelationGetIndexPredicate(index), 1, &columns);
+	return !bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, columns);
+}
+
+/* Builds an index like another one on the heap, and returns its OID. */
+static Oid
+build_copy(Relation heap, Relation index)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char *name = psprintf("pg_temp_%u", RelationGetRelid(index));
+	Oid copy_relid = index_concurrently_create_copy(heap, RelationGetRelid(index),
+													index->rd_rel->reltablespace, name);
+	Relation copy;
+
+	CommandCounterIncrement();
+	copy = index_open(copy_relid, AccessExclusiveLock);
+	PG_TRY();
+	{
+		index_build(heap, copy, BuildIndexInfo(copy), false, true);
+	}
+	PG_CATCH();
+	{
+		rename_in_error(context, index);
+	}
+	PG_END_TRY();
+	index_close(copy, NoLock);
+	CommandCounterIncrement();
+	return copy_relid;
+}
+
+/* Rethrows an error about a copy in the name of the index that the user knows. */
+static void
+rename_in_error(MemoryContext context, Relation index)
+{
+	ErrorData *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+		PG_RE_THROW();
+	FlushErrorState();
+	error->message = psprintf("could not create unique index \"%s\"",
+							  RelationGetRelationName(index));
+	ReThrowError(error);
+}
+
+/*
+ * Exchanges the storage of two tables, together with their toast tables, or of
+ * two indexes.  The storage that a gets is of this transaction.
+ */
+static void
+swap_files(Oid a, Oid b)
+{
+	Relation classes = table_open(RelationRelationId, RowExclusiveLock);
+	HeapTuple tuple_a = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(a));
+	HeapTuple tuple_b = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(b));
+	Form_pg_class class_a = (Form_pg_class) GETSTRUCT(tuple_a);
+	Form_pg_class class_b = (Form_pg_class) GETSTRUCT(tuple_b);
+	FormData_pg_class was = *class_a;
+
+#define EXCHANGE(field) (class_a->field = class_b->field, class_b->field = was.field)
+	EXCHANGE(relfilenode);
+	EXCHANGE(reltablespace);
+	EXCHANGE(reltoastrelid);
+	EXCHANGE(relpages);
+	EXCHANGE(reltuples);
+	EXCHANGE(relallvisible);
+	EsExchangeAllFrozen();
+	EXCHANGE(relfrozenxid);
+	EXCHANGE(relminmxid);
+#undef EXCHANGE
+	note_storage(a, b);
+	CatalogTupleUpdate(classes, &tuple_a->t_self, tuple_a);
+	CatalogTupleUpdate(classes, &tuple_b->t_self, tuple_b);
+	own_toast(a, class_a->reltoastrelid);
+	own_toast(b, class_b->reltoastrelid);
+	heap_freetuple(tuple_a);
+	heap_freetuple(tuple_b);
+	table_close(classes, RowExclusiveLock);
+	EsRelationCloseStorage(a);
+	EsRelationCloseStorage(b);
+}
+
+/* Tells the relation cache which of the two is of this transaction now. */
+static void
+note_storage(Oid a, Oid b)
+{
+	Relation rel_a = relation_open(a, NoLock);
+	Relation rel_b = relation_open(b, NoLock);
+
+	rel_b->rd_createSubid = rel_a->rd_createSubid;
+	rel_b->EsNewStorageSubid = rel_a->EsNewStorageSubid;
+	rel_b->EsFirstStorageSubid = rel_a->EsFirstStorageSubid;
+	EsRelationAssumeNewStorage(rel_a);
+	relation_close(rel_a, NoLock);
+	relation_close(rel_b, NoLock);
+}
+
+/* Makes a toast table belong to the table whose it has become. */
+static void
+own_toast(Oid relid, Oid toast)
+{
+	ObjectAddress table;
+	ObjectAddress object;
+
+	if (!OidIsValid(toast))
+		return;
+	(void) deleteDependencyRecordsFor(RelationRelationId, toast, false);
+	ObjectAddressSet(table, RelationRelationId, relid);
+	ObjectAddressSet(object, RelationRelationId, toast);
+	recordDependencyOn(&object, &table, DEPENDENCY_INTERNAL);
+}
+
+/* Names the toast table after the table that it belongs to now, as all are. */
+static void
+rename_toast(Relation table)
+{
+	Oid toast = table->rd_rel->reltoastrelid;
+	Oid index;
+	char name[NAMEDATALEN];
+
+	if (!OidIsValid(toast))
+		return;
+	index = toast_get_valid_index(toast, NoLock);
+	snprintf(name, NAMEDATALEN, "pg_toast_%u", RelationGetRelid(table));
+	RenameRelationInternal(toast, name, true, false);
+	snprintf(name, NAMEDATALEN, "pg_toast_%u_index", RelationGetRelid(table));
+	RenameRelationInternal(index, name, true, true);
+	CommandCounterIncrement();
+	ResetRelRewrite(toast);
 }
 
 /* Tries for some milliseconds to get AccessExclusiveLock on all of them. */

@@ -17,10 +17,16 @@
 extern void EsSwapLock(Relation state, List *tables);
 
 /*
- * Gives the table, which the caller has opened once and locked, the storage of
- * heap (made by make_new_heap()), drops that, and rebuilds the indexes.
+ * Builds, on a heap made by make_new_heap() for the table and filled since,
+ * indexes like the table's, for EsSwapHeap() to take.
  */
-extern void EsSwapHeap(Relation table, Oid heap);
+extern List *EsSwapBuildIndexes(Relation table, Oid heap);
+
+/*
+ * Gives the table, which the caller has opened once and locked, the storage of
+ * heap and of its indexes, and drops the former.
+ */
+extern void EsSwapHeap(Relation table, Oid heap, List *indexes);
 
 /* Checks the foreign keys from and to the tables' new rows, which nothing has looked at. */
 extern void EsSwapCheckForeignKeys(List *tables);
