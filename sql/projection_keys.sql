@@ -9,41 +9,43 @@ SET client_min_messages = warning;
 \i :oracle
 \set ECHO all
 
--- Makes four projections whose primary key is of the type, and of a domain over
--- it; found by the aggregate's id, and by an expression.  Each value makes
--- events in one statement and one by one, and its row goes and comes again.
--- Tells whether all is as it must be, and in how many rows the values result.
+-- Makes a projection whose primary key is of the type, found by the aggregate's
+-- id, and one whose key is of a domain over it, found by an expression.  Each
+-- value makes events in one statement and one by one, and its row goes and comes
+-- again.  Tells whether all is as it must be, and in how many rows the values result.
 CREATE FUNCTION pg_temp.try_key(type text, vals text[], OUT result text) LANGUAGE plpgsql AS $$
 DECLARE
-	cast_to text; key text; seen text; value text; numbers bigint[]; kind text;
+	cast_to text; key text; seen text; value text; kind text; numbers bigint[]; keys text[];
 BEGIN
 	EXECUTE 'CREATE DOMAIN k_domain AS ' || type;
-	FOREACH cast_to IN ARRAY ARRAY[regexp_replace(type, ' COLLATE .*', ''), 'k_domain'] LOOP
-		FOREACH key IN ARRAY ARRAY[NULL, format('(data->>''value'')::%s', cast_to)] LOOP
-			EXECUTE format('CREATE TABLE k_table (log text NOT NULL, id %s PRIMARY KEY)',
-				CASE cast_to WHEN 'k_domain' THEN cast_to ELSE type END);
-			EXECUTE format($f$CREATE FUNCTION k_apply(state k_table, event es.events) RETURNS k_table LANGUAGE plpgsql IMMUTABLE AS '
-				BEGIN
-					IF event.event_type = ''gone'' THEN RETURN NULL; END IF;
-					state.id := (event.data->>''value'')::%s;
-					state.log := concat(state.log, event.version, event.event_type);
-					RETURN state;
-				END' $f$, cast_to);
-			kind := concat_ws(' ', type, cast_to, key);
-			PERFORM es.create_projection('k', 'k_table', 'k_apply', aggregate_types => ARRAY[kind], key => key);
-			INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
-			SELECT kind, v, 'a', jsonb_build_object('value', v) FROM generate_series(1, 2), unnest(vals) AS v;
-			FOREACH value IN ARRAY vals LOOP
-				PERFORM es.append(kind, value, 'b', jsonb_build_object('value', value));
-			END LOOP;
-			PERFORM es.append(kind, vals[1], 'gone', jsonb_build_object('value', vals[1]));
-			INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
-			SELECT kind, v, 'c', jsonb_build_object('value', v) FROM unnest(vals) AS v;
-			SELECT concat_ws(', ', 'state ' || nullif(c.state, 'right'), 'replayed ' || nullif(c.replayed, 'right')), numbers || c.rows
-			INTO STRICT seen, numbers FROM pg_temp.check_projections() AS c;
-			result := concat_ws(', ', result, nullif(seen, ''));
-			DROP TABLE k_table CASCADE;
+	FOREACH key IN ARRAY ARRAY[NULL, '(data->>''value'')::k_domain'] LOOP
+		cast_to := CASE WHEN key IS NULL THEN regexp_replace(type, ' COLLATE .*', '') ELSE 'k_domain' END;
+		EXECUTE format('CREATE TABLE k_table (log text NOT NULL, id %s PRIMARY KEY)',
+			CASE cast_to WHEN 'k_domain' THEN cast_to ELSE type END);
+		EXECUTE format($f$CREATE FUNCTION k_apply(state k_table, event es.events) RETURNS k_table LANGUAGE plpgsql IMMUTABLE AS '
+			BEGIN
+				IF event.event_type = ''gone'' THEN RETURN NULL; END IF;
+				state.id := (event.data->>''value'')::%s;
+				state.log := concat(state.log, event.version, event.event_type);
+				RETURN state;
+			END' $f$, cast_to);
+		kind := concat_ws(' ', type, cast_to, key);
+		PERFORM es.create_projection('k', 'k_table', 'k_apply', aggregate_types => ARRAY[kind], key => key);
+		INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
+		SELECT kind, v, 'a', jsonb_build_object('value', v) FROM generate_series(1, 2), unnest(vals) AS v;
+		FOREACH value IN ARRAY vals LOOP
+			PERFORM es.append(kind, value, 'b', jsonb_build_object('value', value));
 		END LOOP;
+		PERFORM es.append(kind, vals[1], 'gone', jsonb_build_object('value', vals[1]));
+		INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
+		SELECT kind, v, 'c', jsonb_build_object('value', v) FROM unnest(vals) AS v;
+		SELECT concat_ws(', ', 'state ' || nullif(c.state, 'right'), 'replayed ' || nullif(c.replayed, 'right')), numbers || c.rows
+		INTO STRICT seen, numbers FROM pg_temp.check_projections() AS c;
+		result := concat_ws(', ', result, nullif(seen, ''), (SELECT 'verify ' || min(v::text) FROM es.verify_projection('k') AS v));
+		EXECUTE 'SELECT array_agg(id::text) FROM k_table' INTO keys;
+		PERFORM es.replay_keys('k', keys);
+		SELECT concat_ws(', ', result, 'replayed by key ' || nullif(c.state, 'right')) INTO STRICT result FROM pg_temp.check_projections() AS c;
+		DROP TABLE k_table CASCADE;
 	END LOOP;
 	DROP DOMAIN k_domain;
 	result := concat(coalesce(nullif(result, '') || ', ', ''), (SELECT string_agg(DISTINCT n::text, ' or ') FROM unnest(numbers) AS n));
