@@ -194,6 +194,25 @@ TABLE computed ORDER BY id;
 SELECT pg_temp.told();
 SELECT * FROM pg_temp.check_projections('computed');
 DROP TABLE computed CASCADE;
+CREATE TABLE computed (id text PRIMARY KEY, n integer, seven integer GENERATED ALWAYS AS (3 + 4) STORED, twice integer GENERATED ALWAYS AS (n * 2) STORED)
+	PARTITION BY LIST (id);
+CREATE TABLE computed_1 PARTITION OF computed FOR VALUES IN ('1');
+CREATE TABLE computed_2 PARTITION OF computed FOR VALUES IN ('2');
+CREATE TRIGGER of_n_1 AFTER UPDATE OF n ON computed_1 FOR EACH ROW EXECUTE FUNCTION tell();
+ALTER TABLE computed OWNER TO regress_es_owner;
+ALTER TABLE computed_1 OWNER TO regress_es_owner;
+ALTER TABLE computed_2 OWNER TO regress_es_owner;
+CREATE FUNCTION computed_apply(state computed, event es.events) RETURNS computed LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, (event.data->>'n')::integer, NULL, NULL)::computed;
+SELECT es.create_projection('computed', 'computed', 'computed_apply', aggregate_types => '{computed}');
+INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data) VALUES ('computed', '2', 'x', '{"n": 5}'), ('computed', '1', 'x', '{"n": 6}');
+SELECT pg_temp.told();
+CREATE TRIGGER of_twice AFTER UPDATE OF twice ON computed FOR EACH ROW EXECUTE FUNCTION tell();
+INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data) VALUES ('computed', '2', 'x', '{"n": 7}'), ('computed', '1', 'x', '{"n": 8}');
+SELECT pg_temp.told();
+TABLE computed ORDER BY id;
+SELECT * FROM pg_temp.check_projections('computed');
+DROP TABLE computed CASCADE;
 DROP TABLE triggered, told CASCADE;
 DROP FUNCTION tell;
 

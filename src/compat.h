@@ -40,12 +40,13 @@
 #define EsLocalBackendEntry(i) pgstat_fetch_stat_local_beentry(i)
 #endif
 
-/* The columns that an UPDATE of the range table's relation sets. */
+/* The columns that an UPDATE of the range table's only relation sets. */
 #if PG_VERSION_NUM >= 160000
-#define EsUpdatedColumns(estate, rte) \
+#define EsUpdatedColumns(estate) \
 	(((RTEPermissionInfo *) linitial((estate)->es_rteperminfos))->updatedCols)
 #else
-#define EsUpdatedColumns(estate, rte) ((rte)->updatedCols)
+#define EsUpdatedColumns(estate) \
+	(((RangeTblEntry *) linitial((estate)->es_range_table))->updatedCols)
 #endif
 
 #if PG_VERSION_NUM >= 180000

@@ -5,6 +5,11 @@
  * The executor's functions for triggers, constraints and indexes want to know
  * the query that they work for.  This is the least that they are content with,
  * as logical replication has it.
+ *
+ * An update is one of all columns to a trigger that fires for certain columns.
+ * Without such a trigger no columns are marked as updated.  Then index access
+ * methods take a new entry for one that only a new version of the row needs,
+ * as it mostly is, and clear old ones away.
  */
 #include "postgres.h"
 
@@ -19,7 +24,8 @@
 #include "utils/snapmgr.h"
 
 static bool has_column_triggers(Relation table);
-static void mark_columns_updated(EState *estate, RangeTblEntry *rte, ResultRelInfo *target);
+static void init_generated(EState *estate, ResultRelInfo *target);
+static Bitmapset *all_columns(Relation table);
 
 EState *
 EsDirectBegin(Relation table, ResultRelInfo **target)
@@ -41,7 +47,10 @@ EsDirectBegin(Relation table, ResultRelInfo **target)
 	estate->es_opened_result_relations = list_make1(*target);
 	ExecOpenIndices(*target, false);
 	if (has_column_triggers(table))
-		mark_columns_updated(estate, rte, *target);
+	{
+		init_generated(estate, *target);
+		EsUpdatedColumns(estate) = all_columns(table);
+	}
 	MemoryContextSwitchTo(caller);
 	return estate;
 }
@@ -52,6 +61,20 @@ EsDirectEnd(EState *estate)
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	ExecCloseResultRelations(estate);
 	FreeExecutorState(estate);
+}
+
+void
+EsDirectOpenPartition(EState *estate, ResultRelInfo *root, ResultRelInfo *partition)
+{
+	Bitmapset *columns = EsUpdatedColumns(estate);
+	MemoryContext caller = MemoryContextSwitchTo(estate->es_query_cxt);
+
+	EsUpdatedColumns(estate) = NULL;
+	init_generated(estate, partition);
+	if (columns == NULL && has_column_triggers(partition->ri_RelationDesc))
+		columns = all_columns(root->ri_RelationDesc);
+	EsUpdatedColumns(estate) = columns;
+	MemoryContextSwitchTo(caller);
 }
 
 /* Says whether a trigger of the table fires only for updates of certain columns. */
@@ -67,18 +90,25 @@ has_column_triggers(Relation table)
 }
 
 /*
- * Has such triggers fire: an update is one of all columns.  Generated columns
- * are set up before, because from then on one would only be computed if it
- * depends on another column.
+ * Sets the generated columns up for an update.  That must be before columns are
+ * marked as updated: later, one would only be computed if it depends on them.
  */
 static void
-mark_columns_updated(EState *estate, RangeTblEntry *rte, ResultRelInfo *target)
+init_generated(EState *estate, ResultRelInfo *target)
 {
-	TupleDesc desc = RelationGetDescr(target->ri_RelationDesc);
+	TupleConstr *constraints = RelationGetDescr(target->ri_RelationDesc)->constr;
+
+	if (constraints != NULL && constraints->has_generated_stored)
+		EsExecInitGenerated(target, estate, CMD_UPDATE);
+}
+
+/* Returns all columns that an UPDATE could set. */
+static Bitmapset *
+all_columns(Relation table)
+{
+	TupleDesc desc = RelationGetDescr(table);
 	Bitmapset *columns = NULL;
 
-	if (desc->constr != NULL && desc->constr->has_generated_stored)
-		EsExecInitGenerated(target, estate, CMD_UPDATE);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -86,5 +116,5 @@ mark_columns_updated(EState *estate, RangeTblEntry *rte, ResultRelInfo *target)
 		if (!att->attisdropped && att->attgenerated == '\0')
 			columns = bms_add_member(columns, att->attnum - FirstLowInvalidHeapAttributeNumber);
 	}
-	EsUpdatedColumns(estate, rte) = columns;
+	return columns;
 }

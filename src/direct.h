@@ -16,6 +16,12 @@
  */
 extern EState *EsDirectBegin(Relation table, ResultRelInfo **target);
 
+/*
+ * Readies a partition of such a table, opened by PostgreSQL's tuple routing,
+ * before its rows are changed.
+ */
+extern void EsDirectOpenPartition(EState *estate, ResultRelInfo *root, ResultRelInfo *partition);
+
 /* Frees it; the table stays open. */
 extern void EsDirectEnd(EState *estate);
 

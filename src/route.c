@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/partition.h"
+#include "direct.h"
 #include "errors.h"
 #include "executor/execPartition.h"
 #include "executor/executor.h"
@@ -162,6 +163,7 @@ open_leaf(EsRouter *router, EsLeaf *leaf, ResultRelInfo *result)
 	TupleDesc root = RelationGetDescr(router->root->ri_RelationDesc);
 	TupleDesc desc = RelationGetDescr(result->ri_RelationDesc);
 
+	EsDirectOpenPartition(router->estate, router->root, result);
 	leaf->result = result;
 	leaf->from_root = convert_tuples_by_name(root, desc);
 	leaf->to_root = convert_tuples_by_name(desc, root);
