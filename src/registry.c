@@ -56,6 +56,8 @@
 PG_FUNCTION_INFO_V1(es_registry_changed);
 
 static void add_trigger(const EsRegistryRow *row);
+static void set_trigger(Oid table, bool protect);
+static void set_partition_triggers(Oid target, bool protect);
 static void protect_partition(Oid partition);
 static void check_partition(Oid partition, Oid target);
 static void add_row(const EsRegistryRow *row);
@@ -209,12 +211,9 @@ EsRegistrySetProtect(const char *name, Oid target, bool protect)
 	Datum value = BoolGetDatum(protect);
 	bool isnull = false;
 
-	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, qualified_name(target),
-					 protect ? "ENABLE ALWAYS" : "DISABLE"));
-	if (protect)
-		EsRegistryProtectPartitions(target, true);
-	else
-		EsRegistryUnprotect(target, true);
+	set_trigger(target, protect);
+	if (get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE)
+		set_partition_triggers(target, protect);
 	change_row(name, 1, &column, &value, &isnull);
 }
 
@@ -359,14 +358,37 @@ add_trigger(const EsRegistryRow *row)
 					 " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s"
 					 " FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()",
 					 table));
-	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, table,
-					 row->protect ? "ENABLE ALWAYS" : "DISABLE"));
+	set_trigger(row->target, row->protect);
 	if (!OidIsValid(row->function))
 		return;
 	ObjectAddressSet(trigger, TriggerRelationId,
 					 get_trigger_oid(row->target, PROTECT_TRIGGER, false));
 	ObjectAddressSet(function, ProcedureRelationId, row->function);
 	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
+}
+
+/* Enables or disables the trigger of a table. */
+static void
+set_trigger(Oid table, bool protect)
+{
+	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, qualified_name(table),
+					 protect ? "ENABLE ALWAYS" : "DISABLE"));
+}
+
+/* Enables or disables those of partitions; enabled, all partitions have one. */
+static void
+set_partition_triggers(Oid target, bool protect)
+{
+	ListCell *lc;
+
+	foreach(lc, find_all_inheritors(target, ShareRowExclusiveLock, NULL))
+	{
+		Oid partition = lfirst_oid(lc);
+
+		if (partition != target && OidIsValid(get_trigger_oid(partition, PROTECT_TRIGGER, true)))
+			set_trigger(partition, protect);
+	}
+	EsRegistryProtectPartitions(target, protect);
 }
 
 /* Adds to a partition the trigger that protects it. */

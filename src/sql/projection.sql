@@ -203,6 +203,7 @@ COMMENT ON FUNCTION es.follow_partitions() IS
 CREATE EVENT TRIGGER es_follow_partitions ON ddl_command_end
 	WHEN TAG IN ('ALTER TABLE', 'CREATE FOREIGN TABLE', 'CREATE TABLE')
 	EXECUTE FUNCTION es.follow_partitions();
+ALTER EVENT TRIGGER es_follow_partitions ENABLE ALWAYS;
 
 CREATE FUNCTION es.registry_changed()
 RETURNS trigger LANGUAGE c
