@@ -37,6 +37,7 @@
 #include "keylock.h"
 #include "miscadmin.h"
 #include "past.h"
+#include "progress.h"
 #include "rowtext.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -76,6 +77,7 @@ PG_FUNCTION_INFO_V1(es_replay_keys);
 
 static void read_keys(Keys *keys, ArrayType *texts);
 static void hold_off_writers(Keys *keys);
+static void replay(Keys *keys);
 static void add_key_lock(EsStateEntry *entry, void *arg);
 static void lock_aggregates(Keys *keys);
 static void add_aggregate_lock(EsStateEntry *entry, void *arg);
@@ -119,10 +121,7 @@ es_replay_keys(PG_FUNCTION_ARGS)
 	hold_off_writers(keys);
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (keys->by_aggregate)
-		fold_aggregates(keys);
-	else
-		(void) EsFoldLog(&keys->spec, write_part, keys);
+	replay(keys);
 	PopActiveSnapshot();
 
 	ExecDropSingleTupleTableSlot(keys->stored);
@@ -181,6 +180,27 @@ hold_off_writers(Keys *keys)
 	}
 	keys->spec.parked = EsCheckpointParkedAt(projection->name, GetLatestSnapshot(),
 											 &keys->spec.nparked);
+}
+
+/* Folds the events of the rows, and writes them. */
+static void
+replay(Keys *keys)
+{
+	EsReplayState state =
+		EsReplayBegin(keys->spec.projection->name, keys->spec.projection->target);
+
+	PG_TRY();
+	{
+		if (keys->by_aggregate)
+			fold_aggregates(keys);
+		else
+			(void) EsFoldLog(&keys->spec, write_part, keys);
+	}
+	PG_FINALLY();
+	{
+		EsReplayEnd(state);
+	}
+	PG_END_TRY();
 }
 
 static void
