@@ -18,7 +18,6 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "checkpoint.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
