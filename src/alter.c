@@ -125,7 +125,7 @@ catch_up(EsProjection *projection, Relation target, int64 after, int64 up_to)
 	if (up_to <= after)
 		return after;
 	CommandCounterIncrement();
-	(void) EsCatchUp(projection, target, range, false);
+	(void) EsCatchUp(projection, target, range, false, NULL);
 	return up_to;
 }
 

@@ -367,7 +367,7 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		*applied = EsCatchUp(run->projection, run->target, range, false);
+		*applied = EsCatchUp(run->projection, run->target, range, false, NULL);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -485,7 +485,7 @@ retry(EsProjection *projection, Relation target, int64 position)
 	EsRange range = {.after = position - 1, .up_to = position, .max_events = 1};
 
 	(void) EsCheckpointUnpark(projection->name, position);
-	(void) EsCatchUp(projection, target, range, false);
+	(void) EsCatchUp(projection, target, range, false, NULL);
 }
 
 static void

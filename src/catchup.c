@@ -18,21 +18,24 @@
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
-static EsApplied fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet);
+static EsApplied fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
+						  const EsStorage *storage);
 static void fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 					   EsMaintenance *maintenance, EsRange range, EsApplied *result);
 
 EsApplied
-EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet)
+EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
+		  const EsStorage *storage)
 {
 	if (projection->apply != NULL)
-		return fold_log(projection, target, range, quiet);
+		return fold_log(projection, target, range, quiet, storage);
 	return EsStatementsCatchUp(projection, target, range);
 }
 
 /* Folds the range into the stored rows. */
 static EsApplied
-fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet)
+fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
+		 const EsStorage *storage)
 {
 	EsFold *fold = EsProjectionFold(projection, target);
 	MemoryContext context = CurrentMemoryContext;
@@ -47,7 +50,8 @@ fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet)
 	EsProjectionAct(projection, &acting);
 	PG_TRY();
 	{
-		EsMaintenance *maintenance = EsMaintainBegin(projection, fold, target, quiet, &position);
+		EsMaintenance *maintenance = EsMaintainBegin(projection, fold, target, quiet, storage,
+													 &position);
 
 		fold_range(projection, events, event, maintenance, range, &result);
 		EsMaintainWrite(maintenance);

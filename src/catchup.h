@@ -8,12 +8,15 @@
 #include "postgres.h"
 
 #include "projection.h"
+#include "state.h"
 
 /*
  * Applies a range of the visible events to a state table, in their order.  The
  * caller has opened target, and keeps all others who apply the projection away.
- * quiet: fire none of the table's triggers (folds only).
+ * quiet: fire none of the table's triggers; storage: see EsStateRowsOpen() (both
+ * for folds only).
  */
-extern EsApplied EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet);
+extern EsApplied EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
+						   const EsStorage *storage);
 
 #endif /* ES_CATCHUP_H */

@@ -139,15 +139,36 @@ EsHeapsFlush(EsHeaps *heaps)
 		flush(heaps, lfirst(lc));
 }
 
+void
+EsHeapsFinish(EsHeaps *heaps)
+{
+	ListCell *lc;
+
+	close_heaps(heaps);
+	foreach(lc, heaps->list)
+		build_indexes(heaps, lfirst(lc));
+}
+
+EsStorage *
+EsHeapsStorage(EsHeaps *heaps)
+{
+	EsStorage *storage = palloc(sizeof(EsStorage));
+	NewHeap *heap;
+
+	if (heaps->router != NULL)
+		return NULL;
+	heap = linitial(heaps->list);
+	storage->heap = table_open(heap->heap_relid, NoLock);
+	storage->index = EsSwapIndexOf(heap->indexes, RelationGetPrimaryKeyIndex(heaps->target));
+	return storage;
+}
+
 int64
 EsHeapsSwap(EsHeaps *heaps)
 {
 	int64 rows = 0;
 	ListCell *lc;
 
-	close_heaps(heaps);
-	foreach(lc, heaps->list)
-		build_indexes(heaps, lfirst(lc));
 	EsSwapLock(heaps->target, heaps->tables);
 	foreach(lc, heaps->tables)
 		rows += swap(heaps, lfirst_oid(lc));

@@ -25,9 +25,18 @@ extern EsHeaps *EsHeapsOpen(Relation target);
 extern void EsHeapsWrite(EsHeaps *heaps, EsKey *key, EsStateEntry *entry);
 extern void EsHeapsFlush(EsHeaps *heaps);
 
+/* Ends the writing and builds indexes on the heaps, like those of the tables. */
+extern void EsHeapsFinish(EsHeaps *heaps);
+
 /*
- * Puts the heaps in the place of the tables' own, with AccessExclusiveLock on
- * all of them, and returns how many rows there are.
+ * Returns the storage that is to be the state table's, finished, to be kept up to
+ * date; null: it is not one heap.  The caller closes its heap.
+ */
+extern EsStorage *EsHeapsStorage(EsHeaps *heaps);
+
+/*
+ * Puts the heaps, finished, in the place of the tables' own, with AccessExclusiveLock on
+ * all of them, and returns how many rows were written.
  */
 extern int64 EsHeapsSwap(EsHeaps *heaps);
 

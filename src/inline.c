@@ -338,7 +338,7 @@ maintain_rows(EsProjection *projection, Relation target, Statement *statement,
 	EsActing acting;
 
 	EsProjectionAct(projection, &acting);
-	maintenance = EsMaintainBegin(projection, fold, target, false, position);
+	maintenance = EsMaintainBegin(projection, fold, target, false, NULL, position);
 	fold_events(projection, statement, maintenance);
 	EsActingEnd(&acting);
 

@@ -35,12 +35,12 @@ static int compare_changes(const void *a, const void *b);
 
 EsMaintenance *
 EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target, bool quiet,
-				volatile int64 *position)
+				const EsStorage *storage, volatile int64 *position)
 {
 	EsMaintenance *maintenance = palloc(sizeof(EsMaintenance));
 
 	maintenance->fold = fold;
-	maintenance->rows = EsStateRowsOpen(target, fold->key, !projection->protect, quiet);
+	maintenance->rows = EsStateRowsOpen(target, fold->key, !projection->protect, quiet, storage);
 	maintenance->states = EsStatesCreate(fold->key, 16);
 	maintenance->position = position;
 	return maintenance;

@@ -8,17 +8,19 @@
 #include "postgres.h"
 
 #include "projection.h"
+#include "state.h"
 
 typedef struct EsMaintenance EsMaintenance;
 
 /*
  * Starts to maintain the rows of target, which the caller has opened with
  * RowExclusiveLock, acting as the projection's owner.  quiet: fire none of its
- * triggers, foreign keys' included.  *position is set to the event at work, or
+ * triggers, foreign keys' included.  storage: see EsStateRowsOpen().  *position is set to the event at work, or
  * to the last one of the row at work.
  */
 extern EsMaintenance *EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target,
-									  bool quiet, volatile int64 *position);
+									  bool quiet, const EsStorage *storage,
+									  volatile int64 *position);
 
 /* Folds the next event, in position order, that the projection wants. */
 extern void EsMaintainEvent(EsMaintenance *maintenance, TupleTableSlot *event, int64 position);

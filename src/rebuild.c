@@ -16,11 +16,13 @@
  * RowExclusiveLock from before they got a position; those that wait for the
  * table have not got theirs.  So a fresh snapshot shows all events that the old
  * rows reflect, and those above the mark are folded into the new rows once they
- * are in place.  Who appends later does so to the new rows.  Each event is
+ * are in place.  To have few of them, the new rows are brought up to later marks
+ * while everybody goes on.  Who appends later does so to the new rows.  Each event is
  * applied once.
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catchup.h"
 #include "foldlog.h"
 #include "heaps.h"
@@ -30,6 +32,9 @@
 #include "swap.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+#define FOLLOW_UP_TO  100 /* events that may be left for the moment when writers wait */
+#define FOLLOW_PASSES 10
 
 typedef struct Rebuild
 {
@@ -44,7 +49,8 @@ typedef struct Rebuild
 static void build_heaps(Rebuild *rebuild);
 static void write_part(const EsFoldedPart *part, void *arg);
 static void write_state(EsStateEntry *entry, void *arg);
-static void catch_up(Rebuild *rebuild);
+static void follow(Rebuild *rebuild);
+static int64 catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage);
 
 EsApplied
 EsRebuild(EsProjection *projection, Relation target)
@@ -62,8 +68,10 @@ EsRebuild(EsProjection *projection, Relation target)
 	rebuild->mark = EsHighWaterMark();
 	build_heaps(rebuild);
 
-	rebuild->result.rows = EsHeapsSwap(rebuild->heaps);
-	catch_up(rebuild);
+	EsHeapsFinish(rebuild->heaps);
+	follow(rebuild);
+	rebuild->result.rows += EsHeapsSwap(rebuild->heaps);
+	catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(projection)), NULL);
 	EsSwapCheckForeignKeys(EsHeapsTables(rebuild->heaps));
 
 	result = rebuild->result;
@@ -119,20 +127,39 @@ write_state(EsStateEntry *entry, void *arg)
 	EsHeapsWrite(rebuild->heaps, rebuild->key, entry);
 }
 
-/* Folds into the new rows the events above the mark, and fires no triggers. */
+/*
+ * Folds into the new rows, before they take the table's place, what has been
+ * appended meanwhile, until little is left for the moment when writers wait.
+ */
 static void
-catch_up(Rebuild *rebuild)
+follow(Rebuild *rebuild)
 {
-	EsRange range = {
-		.after = rebuild->mark,
-		.up_to = Max(rebuild->mark, EsProjectionBound(rebuild->projection)),
-		.max_events = PG_INT64_MAX,
-	};
-	EsApplied caught_up = EsCatchUp(rebuild->projection, rebuild->target, range, true);
+	EsStorage *storage = EsHeapsStorage(rebuild->heaps);
+	int64 events = FOLLOW_UP_TO;
+
+	if (storage == NULL)
+		return;
+	for (int pass = 0; pass < FOLLOW_PASSES && events >= FOLLOW_UP_TO; pass++)
+		events = catch_up(rebuild, Max(rebuild->mark, EsHighWaterMark()), storage);
+	table_close(storage->heap, NoLock);
+}
+
+/*
+ * Folds into the new rows the events above the mark and up to a position, which
+ * becomes the mark, and fires no triggers.  Returns how many there were.
+ */
+static int64
+catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage)
+{
+	EsRange range = {.after = rebuild->mark, .up_to = up_to, .max_events = PG_INT64_MAX};
+	EsApplied caught_up =
+		EsCatchUp(rebuild->projection, rebuild->target, range, true, storage);
 
 	rebuild->result.bound = caught_up.bound;
 	rebuild->result.events += caught_up.events;
 	rebuild->result.rows += caught_up.rows;
 	if (caught_up.up_to_position > rebuild->mark)
 		rebuild->result.up_to_position = caught_up.up_to_position;
+	rebuild->mark = up_to;
+	return caught_up.events;
 }

@@ -29,6 +29,7 @@
 #include "direct.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "route.h"
 #include "state.h"
@@ -67,6 +68,7 @@ typedef struct Store
 	ResultRelInfo *result;
 	TupleTableSlot *stored; /* a row of the table */
 	EsLeaf *leaf;           /* null: it is the state table itself */
+	ResultRelInfo *checks;  /* of the table whose storage this is to become; or null */
 } Store;
 
 struct EsStateRows
@@ -84,6 +86,9 @@ struct EsStateRows
 };
 
 static void open_store(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index);
+static void open_storage(EsStateRows *rows, const EsStorage *storage, ResultRelInfo *checks);
+static void write_storage(EsStateRows *rows, Store *store, EsStateEntry *entry,
+						  TupleTableSlot *row);
 static void close_store(Store *store);
 static Store *find_store(EsStateRows *rows, const Datum *key);
 static bool find_row(EsStateRows *rows, Store *store, const Datum *key);
@@ -225,7 +230,7 @@ EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg)
 }
 
 EsStateRows *
-EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
+EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet, const EsStorage *storage)
 {
 	EsStateRows *rows = palloc0(sizeof(EsStateRows));
 	ResultRelInfo *result;
@@ -238,6 +243,8 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet)
 	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
 	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		rows->router = EsRouterBegin(rows->estate, result);
+	else if (storage != NULL)
+		open_storage(rows, storage, result);
 	else
 		open_store(rows, &rows->whole, result, key->index);
 	rows->row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
@@ -286,18 +293,15 @@ EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
 	}
 	store->stored->tts_tid = entry->tid;
 
-	if (stored && entry->state != NULL)
+	if (store->checks != NULL)
+		write_storage(rows, store, entry, row);
+	else if (stored && entry->state != NULL)
 		ExecSimpleRelationUpdate(store->result, rows->estate, &rows->epqstate, store->stored, row);
 	else if (stored)
-	{
 		ExecSimpleRelationDelete(store->result, rows->estate, &rows->epqstate, store->stored);
-		rows->gained--;
-	}
 	else if (entry->state != NULL)
-	{
 		ExecSimpleRelationInsert(store->result, rows->estate, row);
-		rows->gained++;
-	}
+	rows->gained += (entry->state != NULL) - stored;
 
 	ExecClearTuple(row);
 	ExecClearTuple(rows->row);
@@ -319,7 +323,11 @@ EsStateRowsClose(EsStateRows *rows)
 		EsRouterEnd(rows->router);
 	}
 	else
+	{
+		if (rows->whole.checks != NULL)
+			ExecCloseIndices(rows->whole.result);
 		close_store(&rows->whole);
+	}
 	ExecDropSingleTupleTableSlot(rows->row);
 	EsDirectEnd(rows->estate);
 	pfree(rows);
@@ -350,6 +358,38 @@ EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row)
 			 errmsg("apply function returned a row with the key %s for the key %s",
 					EsKeyText(key, actual), EsKeyText(key, values)),
 			 errhint("The key is computed from the event; the row must have the same.")));
+}
+
+/* Opens storage beside the table that result is the executor's view of. */
+static void
+open_storage(EsStateRows *rows, const EsStorage *storage, ResultRelInfo *checks)
+{
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+
+	InitResultRelInfo(result, storage->heap, 1, NULL, 0);
+	ExecOpenIndices(result, false);
+	open_store(rows, &rows->whole, result, storage->index);
+	rows->whole.checks = checks;
+}
+
+/* Puts a row in place of the stored one in storage beside the table. */
+static void
+write_storage(EsStateRows *rows, Store *store, EsStateEntry *entry, TupleTableSlot *row)
+{
+	TupleConstr *constraints = RelationGetDescr(store->checks->ri_RelationDesc)->constr;
+
+	if (ItemPointerIsValid(&entry->tid))
+		simple_table_tuple_delete(store->table, &entry->tid, rows->estate->es_snapshot);
+	if (entry->state == NULL)
+		return;
+	if (constraints != NULL)
+	{
+		if (constraints->has_generated_stored)
+			ExecComputeStoredGenerated(store->checks, rows->estate, row, CMD_INSERT);
+		ExecConstraints(store->checks, row, rows->estate);
+	}
+	simple_table_tuple_insert(store->table, row);
+	(void) EsExecInsertIndexTuples(store->result, row, rows->estate, false, false, NULL, NIL);
 }
 
 /* Opens a table that has rows; result is the executor's view of it. */

@@ -58,6 +58,13 @@ extern uint32 EsStatesCount(EsStates *states);
 typedef void (*EsStateVisitor)(EsStateEntry *entry, void *arg);
 extern void EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg);
 
+/* Storage that a table is to get: a heap of its row type, whose triggers and constraints it lacks. */
+typedef struct EsStorage
+{
+	Relation heap;
+	Oid index; /* like the table's primary key */
+} EsStorage;
+
 /* Direct access to the stored rows of a state table. */
 typedef struct EsStateRows EsStateRows;
 
@@ -65,9 +72,11 @@ typedef struct EsStateRows EsStateRows;
  * Opens the state table's rows for reading and writing.  The caller holds
  * RowExclusiveLock on the table, and whatever keeps other projections' writers
  * off the keys that it will fetch.  lock_rows: others may write the table too,
- * so lock each row that is fetched.  quiet: fire no triggers.
+ * so lock each row that is fetched.  quiet: fire no triggers.  storage, unless
+ * null, has the rows instead of the table, which is not partitioned.
  */
-extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet);
+extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet,
+									const EsStorage *storage);
 
 /*
  * Fetches the newest version of the key's row as the entry's state, waiting

@@ -25,6 +25,7 @@
 #include "catalog/pg_constraint.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
+#include "commands/defrem.h"
 #include "compat.h"
 #include "miscadmin.h"
 #include "progress.h"
@@ -123,6 +124,21 @@ EsSwapBuildIndexes(Relation table, Oid heap_relid)
 	return indexes;
 }
 
+Oid
+EsSwapIndexOf(List *indexes, Oid index)
+{
+	ListCell *lc;
+
+	foreach(lc, indexes)
+	{
+		SwapIndex *swap = lfirst(lc);
+
+		if (swap->index == index)
+			return swap->copy;
+	}
+	return InvalidOid;
+}
+
 /*
  * As PostgreSQL does at the end of CLUSTER, but the indexes change places with
  * those built beforehand.  So the table is locked for a moment only.
@@ -205,7 +221,8 @@ static Oid
 build_copy(Relation heap, Relation index)
 {
 	MemoryContext context = CurrentMemoryContext;
-	char *name = psprintf("pg_temp_%u", RelationGetRelid(index));
+	char *name = ChooseRelationName(RelationGetRelationName(index), NULL, "replay",
+									RelationGetNamespace(heap), false);
 	Oid copy_relid = index_concurrently_create_copy(heap, RelationGetRelid(index),
 													index->rd_rel->reltablespace, name);
 	Relation copy;
@@ -222,6 +239,9 @@ build_copy(Relation heap, Relation index)
 	}
 	PG_END_TRY();
 	index_close(copy, NoLock);
+	index_set_state_flags(copy_relid, INDEX_CREATE_SET_READY);
+	CommandCounterIncrement();
+	index_set_state_flags(copy_relid, INDEX_CREATE_SET_VALID);
 	CommandCounterIncrement();
 	return copy_relid;
 }

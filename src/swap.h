@@ -22,6 +22,9 @@ extern void EsSwapLock(Relation state, List *tables);
  */
 extern List *EsSwapBuildIndexes(Relation table, Oid heap);
 
+/* Returns the one that is like an index of the table; invalid: there is none. */
+extern Oid EsSwapIndexOf(List *indexes, Oid index);
+
 /*
  * Gives the table, which the caller has opened once and locked, the storage of
  * heap and of its indexes, and drops the former.
