@@ -42,6 +42,7 @@
 struct EsApply
 {
 	ExprState *expr;
+	Expr *planned; /* that expr is made of */
 	bool pinned;
 	ParamListInfo params;
 	TupleTableSlot *state_slot; /* the state as a stored tuple */
@@ -136,6 +137,7 @@ EsApplyCompile(Relation target, Oid function)
 	apply->params->paramFetch = fetch_row;
 	apply->params->paramFetchArg = apply;
 	apply->params->numParams = EVENT_PARAM;
+	apply->planned = expr;
 	apply->expr = ExecInitExprWithParams(expr, apply->params);
 	apply->state_slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	apply->no_state = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
@@ -149,6 +151,12 @@ bool
 EsApplyPinned(EsApply *apply)
 {
 	return apply->pinned;
+}
+
+Node *
+EsApplyExpr(EsApply *apply)
+{
+	return (Node *) apply->planned;
 }
 
 HeapTuple

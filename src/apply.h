@@ -35,6 +35,9 @@ extern EsApply *EsApplyCompile(Relation target, Oid function);
 /* Says whether the function can depend on settings, so that they must be pinned. */
 extern bool EsApplyPinned(EsApply *apply);
 
+/* Returns what is evaluated: the call of the function, or what it was inlined to. */
+extern Node *EsApplyExpr(EsApply *apply);
+
 /*
  * Returns state' = apply(state, event), in the econtext's per-tuple memory.
  * A null state is a row that does not exist, or that goes.  Returns the very

@@ -28,6 +28,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "parallel.h"
 #include "position.h"
 #include "progress.h"
 #include "projection.h"
@@ -479,7 +480,7 @@ populate(const char *name)
 	state = EsReplayBegin(name, projection->target);
 	PG_TRY();
 	{
-		rebuilt = EsRebuild(projection, target);
+		rebuilt = EsRebuild(projection, target, ES_WORKERS_BY_SETTING);
 	}
 	PG_FINALLY();
 	{

@@ -14,10 +14,15 @@
  * Memory.  If the states outgrow es.replay_memory, only those are kept whose
  * key's hash lies in the first half of what is still to do, and the pass
  * starts again: the log is read once for each part of the keys that fits.
+ *
+ * Parallel workers fold a slice of the keys each (see parallel.c).  A worker
+ * can't start a subtransaction, so an error of the first pass is left to the
+ * leader, which folds everything itself then.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/parallel.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -62,6 +67,7 @@ typedef struct LogFold
 	EsFoldedPart part;
 	bool misordered;     /* some states must be folded in position order ... */
 	bool all_misordered; /* ... or all of them */
+	Size max_memory;     /* of the states */
 	int64 part_events;
 	int64 estimate;   /* events in the log */
 	int64 unreported; /* read since progress was reported */
@@ -132,6 +138,9 @@ static void
 begin(LogFold *log, const EsFoldSpec *spec)
 {
 	log->spec = spec;
+	log->part.slices = Max(spec->slices, 1);
+	log->part.slice = spec->slice;
+	log->max_memory = (Size) EsReplayMemory * 1024 / log->part.slices;
 	log->filtered = spec->as_of != NULL || spec->nexcluded > 0 || spec->nparked > 0;
 	compile(log);
 	log->events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
@@ -235,9 +244,14 @@ start_part(LogFold *log)
 static bool
 fold_in_any_order(LogFold *log)
 {
-	bool fits;
+	bool fits = true;
+	bool done = true;
 
-	if (try_physical_order(log, &fits))
+	if (IsParallelWorker())
+		fits = fold_in_physical_order(log);
+	else
+		done = try_physical_order(log, &fits);
+	if (done)
 	{
 		if (!fits || !log->misordered)
 			return fits;
@@ -460,7 +474,7 @@ fold_batch(LogFold *log, bool in_position_order)
 	ResetExprContext(log->fold->key_econtext);
 	return log->part.bits == MAX_PART_BITS || log->fold->key->unhashable ||
 		EsStatesCount(log->part.states) == 1 ||
-		EsStatesMemory(log->part.states) <= (Size) EsReplayMemory * 1024;
+		EsStatesMemory(log->part.states) <= log->max_memory;
 }
 
 /* Folds one event into its state. */

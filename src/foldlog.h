@@ -17,7 +17,9 @@ typedef struct EsFoldedPart
 {
 	EsKey *key;
 	EsStates *states;
-	int bits;      /* the part is the keys whose hash starts with these bits ... */
+	int slices;    /* into which the range of hashes is divided ... */
+	int slice;     /* ... the part is in this one */
+	int bits;      /* its keys are those whose place in it starts with these bits ... */
 	uint32 number; /* ... of this value */
 } EsFoldedPart;
 
@@ -37,6 +39,8 @@ typedef struct EsFoldSpec
 	const int64 *parked; /* leave out those at these positions, in ascending order */
 	int nparked;
 	EsStates *only; /* fold the events of these keys only; or null */
+	int slices;     /* leave out all but one of so many slices of the keys; or 0 */
+	int slice;
 } EsFoldSpec;
 
 typedef struct EsFolded
@@ -58,7 +62,10 @@ extern void EsFoldAct(const EsFoldSpec *spec, EsActing *acting);
 static inline bool
 EsPartHas(const EsFoldedPart *part, uint32 hash)
 {
-	return part->bits == 0 || hash >> (32 - part->bits) == part->number;
+	uint64 place = (uint64) hash * part->slices;
+
+	return (int) (place >> 32) == part->slice &&
+		(part->bits == 0 || (uint32) place >> (32 - part->bits) == part->number);
 }
 
 #endif /* ES_FOLDLOG_H */

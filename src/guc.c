@@ -7,10 +7,12 @@
 #include <limits.h>
 
 #include "guc.h"
+#include "postmaster/bgworker_internals.h"
 #include "utils/guc.h"
 
 int EsMaxAggregateLocks = 1000;
 int EsReplayMemory = 256 * 1024;
+int EsReplayWorkers = 2;
 int EsProgressInterval = 2000;
 bool EsRestore = false;
 
@@ -34,6 +36,12 @@ EsGucInit(void)
 							"A replay whose states do not fit reads the log once per part that does.",
 							&EsReplayMemory, 256 * 1024, 64, MAX_KILOBYTES,
 							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("es.replay_workers",
+							"Sets how many parallel workers a replay uses.",
+							"Zero lets the session do all of it. No more are started than "
+							"max_parallel_workers allows.",
+							&EsReplayWorkers, 2, 0, MAX_PARALLEL_WORKER_LIMIT,
+							PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("es.restore",
 							 "Loads events with the position, version and recorded_at they come with.",
 							 "Projections do not run. For superusers and the extension's owner.",

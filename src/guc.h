@@ -16,6 +16,9 @@ extern int EsReplayMemory;
 /* es.progress_interval: time between two messages of a replay, in milliseconds; 0: none */
 extern int EsProgressInterval;
 
+/* es.replay_workers: processes that help a replay, unless the call says how many */
+extern int EsReplayWorkers;
+
 /* es.restore: keep the given position, version and recorded_at */
 extern bool EsRestore;
 

@@ -40,9 +40,9 @@
 /* The new heap of a table that has rows. */
 typedef struct NewHeap
 {
-	Oid relid;      /* of the table ... */
-	Oid heap_relid; /* ... and of its new heap */
-	Relation heap;
+	Oid relid;             /* of the table ... */
+	Oid heap_relid;        /* ... and of its new heap */
+	Relation heap;         /* null: no row has come for it */
 	ResultRelInfo *result; /* of the table, for its constraints */
 	EsLeaf *leaf;          /* null: it is the state table itself */
 	EsStateEntry **batch;  /* that wait to be written */
@@ -75,11 +75,10 @@ static NewHeap *add_heap(EsHeaps *heaps, ResultRelInfo *result, EsLeaf *leaf);
 static void flush(EsHeaps *heaps, NewHeap *heap);
 static TupleTableSlot *make_row(EsHeaps *heaps, NewHeap *heap, EsStateEntry *entry, int number);
 static TupleTableSlot *leaf_slot(EsHeaps *heaps, NewHeap *heap, int number);
-static void close_heaps(EsHeaps *heaps);
 static void build_indexes(EsHeaps *heaps, NewHeap *heap);
 static int64 swap(EsHeaps *heaps, Oid relid);
 static NewHeap *heap_of(EsHeaps *heaps, Oid relid);
-static Oid make_heap(Relation table);
+static NewHeap *make_heap(EsHeaps *heaps, Relation table);
 
 EsHeaps *
 EsHeapsOpen(Relation target)
@@ -108,6 +107,22 @@ EsHeapsOpen(Relation target)
 		(void) add_heap(heaps, heaps->root, NULL);
 	}
 	return heaps;
+}
+
+void
+EsHeapsMakeAll(EsHeaps *heaps)
+{
+	ListCell *lc;
+
+	foreach(lc, heaps->tables)
+	{
+		Relation table = table_open(lfirst_oid(lc), NoLock);
+
+		if (table->rd_rel->relkind == RELKIND_RELATION &&
+			heap_of(heaps, RelationGetRelid(table)) == NULL)
+			(void) make_heap(heaps, table);
+		table_close(table, NoLock);
+	}
 }
 
 void
@@ -140,11 +155,36 @@ EsHeapsFlush(EsHeaps *heaps)
 }
 
 void
-EsHeapsFinish(EsHeaps *heaps)
+EsHeapsClose(EsHeaps *heaps)
 {
 	ListCell *lc;
 
-	close_heaps(heaps);
+	for (int i = 0; i < BATCH; i++)
+	{
+		ExecDropSingleTupleTableSlot(heaps->slots[i]);
+		if (heaps->leaf_slots[i] != NULL)
+			ExecDropSingleTupleTableSlot(heaps->leaf_slots[i]);
+	}
+	FreeBulkInsertState(heaps->bulk);
+	foreach(lc, heaps->list)
+	{
+		NewHeap *heap = lfirst(lc);
+
+		if (heap->heap == NULL)
+			continue;
+		table_finish_bulk_insert(heap->heap, OPTIONS);
+		table_close(heap->heap, NoLock);
+	}
+	if (heaps->router != NULL)
+		EsRouterEnd(heaps->router);
+	EsDirectEnd(heaps->estate);
+}
+
+void
+EsHeapsBuildIndexes(EsHeaps *heaps)
+{
+	ListCell *lc;
+
 	foreach(lc, heaps->list)
 		build_indexes(heaps, lfirst(lc));
 }
@@ -200,17 +240,16 @@ static NewHeap *
 add_heap(EsHeaps *heaps, ResultRelInfo *result, EsLeaf *leaf)
 {
 	MemoryContext old = MemoryContextSwitchTo(heaps->context);
-	NewHeap *heap = palloc0(sizeof(NewHeap));
 	Relation table = result->ri_RelationDesc;
+	NewHeap *heap = heap_of(heaps, RelationGetRelid(table));
 
-	heap->relid = RelationGetRelid(table);
-	heap->heap_relid = make_heap(table);
+	if (heap == NULL)
+		heap = make_heap(heaps, table);
 	heap->heap = table_open(heap->heap_relid, NoLock);
 	heap->result = result;
 	heap->leaf = leaf;
 	heap->max_batch = 16;
 	heap->batch = palloc(sizeof(EsStateEntry *) * heap->max_batch);
-	heaps->list = lappend(heaps->list, heap);
 	MemoryContextSwitchTo(old);
 	return heap;
 }
@@ -280,31 +319,6 @@ leaf_slot(EsHeaps *heaps, NewHeap *heap, int number)
 	return heaps->leaf_slots[number];
 }
 
-/* Ends the writing; the heaps are left. */
-static void
-close_heaps(EsHeaps *heaps)
-{
-	ListCell *lc;
-
-	for (int i = 0; i < BATCH; i++)
-	{
-		ExecDropSingleTupleTableSlot(heaps->slots[i]);
-		if (heaps->leaf_slots[i] != NULL)
-			ExecDropSingleTupleTableSlot(heaps->leaf_slots[i]);
-	}
-	FreeBulkInsertState(heaps->bulk);
-	foreach(lc, heaps->list)
-	{
-		NewHeap *heap = lfirst(lc);
-
-		table_finish_bulk_insert(heap->heap, OPTIONS);
-		table_close(heap->heap, NoLock);
-	}
-	if (heaps->router != NULL)
-		EsRouterEnd(heaps->router);
-	EsDirectEnd(heaps->estate);
-}
-
 static void
 build_indexes(EsHeaps *heaps, NewHeap *heap)
 {
@@ -326,19 +340,18 @@ swap(EsHeaps *heaps, Oid relid)
 	bool is_target = relid == RelationGetRelid(heaps->target);
 	Relation table = is_target ? heaps->target : table_open(relid, NoLock);
 	NewHeap *heap = heap_of(heaps, relid);
-	Oid heap_relid = heap == NULL ? InvalidOid : heap->heap_relid;
-	int64 rows = heap == NULL ? 0 : heap->rows;
-	List *indexes = heap == NULL ? NIL : heap->indexes;
+	int64 rows = 0;
 
 	if (heap == NULL && table->rd_rel->relkind == RELKIND_RELATION &&
 		RelationGetNumberOfBlocks(table) > 0)
 	{
-		heap_relid = make_heap(table);
-		indexes = EsSwapBuildIndexes(table, heap_relid);
+		heap = make_heap(heaps, table);
+		build_indexes(heaps, heap);
 	}
-	if (OidIsValid(heap_relid))
+	if (heap != NULL)
 	{
-		EsSwapHeap(table, heap_relid, indexes);
+		rows = heap->rows;
+		EsSwapHeap(table, heap->heap_relid, heap->indexes);
 		pgstat_count_truncate(table);
 		pgstat_count_heap_insert(table, rows);
 	}
@@ -347,7 +360,7 @@ swap(EsHeaps *heaps, Oid relid)
 	return rows;
 }
 
-/* Returns the table's new heap; null: no row has come for it. */
+/* Returns the table's new heap; null: there is none. */
 static NewHeap *
 heap_of(EsHeaps *heaps, Oid relid)
 {
@@ -364,10 +377,17 @@ heap_of(EsHeaps *heaps, Oid relid)
 }
 
 /* Creates a heap of the same kind as the table's. */
-static Oid
-make_heap(Relation table)
+static NewHeap *
+make_heap(EsHeaps *heaps, Relation table)
 {
-	return make_new_heap(RelationGetRelid(table), table->rd_rel->reltablespace,
-						 table->rd_rel->relam, table->rd_rel->relpersistence,
-						 ShareUpdateExclusiveLock);
+	MemoryContext old = MemoryContextSwitchTo(heaps->context);
+	NewHeap *heap = palloc0(sizeof(NewHeap));
+
+	heap->relid = RelationGetRelid(table);
+	heap->heap_relid = make_new_heap(heap->relid, table->rd_rel->reltablespace,
+									 table->rd_rel->relam, table->rd_rel->relpersistence,
+									 ShareUpdateExclusiveLock);
+	heaps->list = lappend(heaps->list, heap);
+	MemoryContextSwitchTo(old);
+	return heap;
 }

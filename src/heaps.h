@@ -21,22 +21,28 @@ typedef struct EsHeaps EsHeaps;
  */
 extern EsHeaps *EsHeapsOpen(Relation target);
 
+/* Makes the heaps of all partitions now: it can't be done in a parallel operation. */
+extern void EsHeapsMakeAll(EsHeaps *heaps);
+
 /* Writes a state that is final.  It must stay as it is until EsHeapsFlush(). */
 extern void EsHeapsWrite(EsHeaps *heaps, EsKey *key, EsStateEntry *entry);
 extern void EsHeapsFlush(EsHeaps *heaps);
 
-/* Ends the writing and builds indexes on the heaps, like those of the tables. */
-extern void EsHeapsFinish(EsHeaps *heaps);
+/* Ends the writing. */
+extern void EsHeapsClose(EsHeaps *heaps);
+
+/* Builds indexes on the heaps, like those of the tables. */
+extern void EsHeapsBuildIndexes(EsHeaps *heaps);
 
 /*
- * Returns the storage that is to be the state table's, finished, to be kept up to
- * date; null: it is not one heap.  The caller closes its heap.
+ * Returns the storage that is to be the state table's, with its indexes, to be kept up
+ * to date; null: it is not one heap.  The caller closes its heap.
  */
 extern EsStorage *EsHeapsStorage(EsHeaps *heaps);
 
 /*
- * Puts the heaps, finished, in the place of the tables' own, with AccessExclusiveLock on
- * all of them, and returns how many rows were written.
+ * Puts the heaps, with their indexes, in the place of the tables' own, with
+ * AccessExclusiveLock on all of them, and returns how many rows were written.
  */
 extern int64 EsHeapsSwap(EsHeaps *heaps);
 

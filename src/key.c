@@ -81,6 +81,7 @@ EsKeyCompile(Relation target, Relation events, const char *text)
 
 		if (EsActingNeedsSettings(expr))
 			key->pinned = true;
+		key->exprs = lappend(key->exprs, expr);
 		key->columns[i++].value = ExecInitExpr((Expr *) event_vars_mutator(expr, NULL), NULL);
 	}
 	return key;

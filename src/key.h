@@ -11,6 +11,7 @@
 #include "access/skey.h"
 #include "executor/execdesc.h"
 #include "nodes/execnodes.h"
+#include "nodes/pg_list.h"
 #include "utils/rel.h"
 
 typedef struct EsKeyColumn
@@ -34,6 +35,7 @@ typedef struct EsKey
 	bool unhashable; /* different keys can all have one hash */
 	bool injective;  /* one aggregate id, one key */
 	bool pinned;     /* depends on settings: evaluate under the pinned ones */
+	List *exprs;     /* planned, as columns[].value */
 	int ncolumns;
 	EsKeyColumn columns[INDEX_MAX_KEYS];
 } EsKey;

@@ -351,7 +351,8 @@ write_part(const EsFoldedPart *part, void *arg)
 	EsFoldAct(&keys->spec, &acting);
 	PG_TRY();
 	{
-		keys->rows = EsStateRowsOpen(keys->spec.target, part->key, !projection->protect, false, NULL);
+		keys->rows =
+			EsStateRowsOpen(keys->spec.target, part->key, !projection->protect, false, NULL);
 		EsStatesVisit(keys->spec.only, compare_row, keys);
 		write_changes(keys);
 		CommandCounterIncrement();

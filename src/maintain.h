@@ -15,8 +15,8 @@ typedef struct EsMaintenance EsMaintenance;
 /*
  * Starts to maintain the rows of target, which the caller has opened with
  * RowExclusiveLock, acting as the projection's owner.  quiet: fire none of its
- * triggers, foreign keys' included.  storage: see EsStateRowsOpen().  *position is set to the event at work, or
- * to the last one of the row at work.
+ * triggers, foreign keys' included.  storage: see EsStateRowsOpen().  *position
+ * is set to the event at work, or to the last one of the row at work.
  */
 extern EsMaintenance *EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target,
 									  bool quiet, const EsStorage *storage,

@@ -69,6 +69,8 @@ EsReplayBegin(const char *projection, Oid target)
 	done = 0;
 	total = 0;
 	started = last_message = GetCurrentTimestamp();
+	if (shared_done != NULL)
+		return state;
 	pgstat_progress_start_command((ProgressCommandType) PROGRESS_COMMAND, target);
 	pgstat_progress_update_param(SLOT_STARTED, started);
 	return state;

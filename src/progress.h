@@ -43,7 +43,10 @@ extern void EsProgressExpect(int64 events);
 /* Reports that some more events have been read; tells the client now and then. */
 extern void EsProgressAdd(int64 events);
 
-/* Has EsProgressAdd() count here instead: for a worker, whose leader reports the sum. */
+/*
+ * Has EsProgressAdd() count here until the next EsReplayEnd(), and nothing else
+ * reported: for a worker, whose leader reports the sum.
+ */
 extern void EsProgressShare(pg_atomic_uint64 *counter);
 
 #endif /* ES_PROGRESS_H */

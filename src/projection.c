@@ -11,7 +11,8 @@
  * may append and so look the registry up.  So what is replaced is freed only
  * when nobody is using the cache: EsProjectionsEnter/Leave count the users.
  *
- * The registry is read with the latest snapshot whatever the isolation level.
+ * The registry is read with the latest snapshot whatever the isolation level
+ * (by parallel workers with their leader's, who holds the locks).
  * Why a writer can't miss a projection, nor run one that is gone: creating one
  * locks es.events against all writers until it commits; dropping or replaying
  * one takes a lock on the state table that conflicts with RowExclusiveLock,
@@ -21,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/parallel.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog.h"
@@ -425,7 +427,8 @@ read_registry(MemoryContext context)
 {
 	Relation relation = table_open(EsCatalogOid(ES_OBJECT_PROJECTION), AccessShareLock);
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_PROJECTION_PKEY), AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot snapshot =
+		RegisterSnapshot(IsParallelWorker() ? GetActiveSnapshot() : GetLatestSnapshot());
 	SysScanDesc scan = systable_beginscan_ordered(relation, index, snapshot, 0, NULL);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	List *list = NIL;

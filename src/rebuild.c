@@ -17,20 +17,30 @@
  * table have not got theirs.  So a fresh snapshot shows all events that the old
  * rows reflect, and those above the mark are folded into the new rows once they
  * are in place.  To have few of them, the new rows are brought up to later marks
- * while everybody goes on.  Who appends later does so to the new rows.  Each event is
- * applied once.
+ * while everybody goes on.  Who appends later does so to the new rows.  Each
+ * event is applied once.
+ *
+ * Parallel workers may do the folding (see parallel.c).  If an apply function
+ * fails in one, then perhaps because an event came too early for it, which a
+ * worker can't find out.  So all that the workers have done is rolled back, and
+ * done again without them: either it succeeds, or the error names the event
+ * that is to blame.
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catchup.h"
+#include "errors.h"
 #include "foldlog.h"
 #include "heaps.h"
+#include "parallel.h"
 #include "position.h"
 #include "rebuild.h"
 #include "state.h"
 #include "swap.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #define FOLLOW_UP_TO  100 /* events that may be left for the moment when writers wait */
@@ -46,14 +56,18 @@ typedef struct Rebuild
 	EsApplied result;
 } Rebuild;
 
-static void build_heaps(Rebuild *rebuild);
+static void build_heaps(Rebuild *rebuild, int nworkers);
+static bool build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers,
+							  EsFolded *folded);
+static bool try_workers(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFolded *folded);
+static void write_rows(EsKey *key, EsStateEntry *rows, int nrows, void *arg);
 static void write_part(const EsFoldedPart *part, void *arg);
 static void write_state(EsStateEntry *entry, void *arg);
 static void follow(Rebuild *rebuild);
 static int64 catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage);
 
 EsApplied
-EsRebuild(EsProjection *projection, Relation target)
+EsRebuild(EsProjection *projection, Relation target, int nworkers)
 {
 	Rebuild *rebuild;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es rebuild",
@@ -64,11 +78,10 @@ EsRebuild(EsProjection *projection, Relation target)
 	rebuild = palloc0(sizeof(Rebuild));
 	rebuild->projection = projection;
 	rebuild->target = target;
-	rebuild->heaps = EsHeapsOpen(target);
 	rebuild->mark = EsHighWaterMark();
-	build_heaps(rebuild);
+	build_heaps(rebuild, nworkers);
 
-	EsHeapsFinish(rebuild->heaps);
+	EsHeapsBuildIndexes(rebuild->heaps);
 	follow(rebuild);
 	rebuild->result.rows += EsHeapsSwap(rebuild->heaps);
 	catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(projection)), NULL);
@@ -80,20 +93,106 @@ EsRebuild(EsProjection *projection, Relation target)
 	return result;
 }
 
-/* Fills the new heaps. */
+/* Makes new heaps and fills them. */
 static void
-build_heaps(Rebuild *rebuild)
+build_heaps(Rebuild *rebuild, int nworkers)
 {
 	EsFoldSpec spec = {.projection = rebuild->projection,
 					   .target = rebuild->target,
 					   .up_to_position = rebuild->mark};
 	EsFolded folded;
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	folded = EsFoldLog(&spec, write_part, rebuild);
-	PopActiveSnapshot();
+	nworkers = EsParallelWorkers(rebuild->projection, rebuild->target, nworkers);
+	if (nworkers == 0 || !build_in_parallel(rebuild, &spec, nworkers, &folded))
+	{
+		rebuild->heaps = EsHeapsOpen(rebuild->target);
+		PushActiveSnapshot(GetLatestSnapshot());
+		folded = EsFoldLog(&spec, write_part, rebuild);
+		PopActiveSnapshot();
+		EsHeapsClose(rebuild->heaps);
+	}
 	rebuild->result.events = folded.events;
 	rebuild->result.up_to_position = folded.up_to_position;
+}
+
+/*
+ * Makes and fills the heaps with workers; false: there are none, or something
+ * has failed that may not fail without them.
+ */
+static bool
+build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFolded *folded)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		done = try_workers(rebuild, spec, nworkers, folded);
+		if (done)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED && !EsProjectionToBlame(error))
+			ReThrowError(error);
+		ereport(DEBUG1,
+				(errmsg_internal("parallel replay starts again without workers: %s", error->message)));
+		EsProjectionReset(rebuild->projection);
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+static bool
+try_workers(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFolded *folded)
+{
+	bool done;
+
+	rebuild->heaps = EsHeapsOpen(rebuild->target);
+	EsHeapsMakeAll(rebuild->heaps);
+	(void) GetCurrentTransactionId();
+	PushActiveSnapshot(GetLatestSnapshot());
+	done = EsParallelFold(spec, nworkers, write_rows, rebuild, folded);
+	PopActiveSnapshot();
+	EsHeapsClose(rebuild->heaps);
+	return done;
+}
+
+/* Writes rows that workers have folded, as the projection's owner. */
+static void
+write_rows(EsKey *key, EsStateEntry *rows, int nrows, void *arg)
+{
+	Rebuild *rebuild = arg;
+	MemoryContext context = CurrentMemoryContext;
+	EsActing acting;
+
+	EsProjectionAct(rebuild->projection, &acting);
+	PG_TRY();
+	{
+		for (int i = 0; i < nrows; i++)
+			EsHeapsWrite(rebuild->heaps, key, &rows[i]);
+		EsHeapsFlush(rebuild->heaps);
+	}
+	PG_CATCH();
+	{
+		EsProjectionFailed(rebuild->projection, NULL, context);
+	}
+	PG_END_TRY();
+	EsActingEnd(&acting);
 }
 
 /* Writes the states of a part, as the projection's owner. */

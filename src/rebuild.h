@@ -14,8 +14,9 @@
  * that are visible now, as far as EsProjectionBound() goes.  The caller has opened target with
  * ShareUpdateExclusiveLock or a stronger one, but not one that conflicts with
  * those who read the table and then append to it, and closes it afterwards.
- * AccessExclusiveLock is taken for the end.
+ * AccessExclusiveLock is taken for the end.  nworkers parallel workers may help
+ * (see EsParallelWorkers()).
  */
-extern EsApplied EsRebuild(EsProjection *projection, Relation target);
+extern EsApplied EsRebuild(EsProjection *projection, Relation target, int nworkers);
 
 #endif /* ES_REBUILD_H */

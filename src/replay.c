@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "parallel.h"
 #include "progress.h"
 #include "projection.h"
 #include "rebuild.h"
@@ -25,8 +26,8 @@
 
 PG_FUNCTION_INFO_V1(es_replay);
 
-static EsApplied replay(const char *name, const char *apply);
-static EsApplied rebuild(EsProjection *projection, Relation target);
+static EsApplied replay(const char *name, const char *apply, int nworkers);
+static EsApplied rebuild(EsProjection *projection, Relation target, int nworkers);
 static void restart(EsProjection *projection, int64 position);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt,
 					   TimestampTz start);
@@ -34,7 +35,7 @@ static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *reb
 /*
  * es.replay(): replaces the rows of a state table by the fold of the log, with
  * a new apply function if one is given.  parallel_workers is how many workers
- * may help; the rebuild is done by one process.
+ * may help; null: as es.replay_workers says, where the log is large.
  */
 Datum
 es_replay(PG_FUNCTION_ARGS)
@@ -42,6 +43,7 @@ es_replay(PG_FUNCTION_ARGS)
 	TimestampTz start = GetCurrentTimestamp();
 	char *name;
 	char *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	int nworkers = PG_ARGISNULL(2) ? ES_WORKERS_BY_SETTING : PG_GETARG_INT32(2);
 	EsApplied rebuilt;
 
 	PreventCommandIfReadOnly("es.replay()");
@@ -49,18 +51,18 @@ es_replay(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("projection must not be null")));
-	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 0)
+	if (!PG_ARGISNULL(2) && nworkers < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parallel_workers must not be negative")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	rebuilt = replay(name, apply);
+	rebuilt = replay(name, apply, nworkers);
 	return_row(fcinfo, name, &rebuilt, start);
 	return (Datum) 0;
 }
 
 static EsApplied
-replay(const char *name, const char *apply)
+replay(const char *name, const char *apply, int nworkers)
 {
 	Relation target;
 	EsProjection *projection;
@@ -82,7 +84,7 @@ replay(const char *name, const char *apply)
 		table_close(target, NoLock);
 		projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	}
-	rebuilt = rebuild(projection, target);
+	rebuilt = rebuild(projection, target, nworkers);
 	if (!EsProjectionIsLive(projection))
 		restart(projection, rebuilt.bound);
 	table_close(target, NoLock);
@@ -92,7 +94,7 @@ replay(const char *name, const char *apply)
 
 /* Builds the rows anew, in the way of the projection's kind. */
 static EsApplied
-rebuild(EsProjection *projection, Relation target)
+rebuild(EsProjection *projection, Relation target, int nworkers)
 {
 	EsReplayState state = EsReplayBegin(projection->name, projection->target);
 	EsApplied rebuilt;
@@ -100,7 +102,7 @@ rebuild(EsProjection *projection, Relation target)
 	PG_TRY();
 	{
 		if (projection->apply != NULL)
-			rebuilt = EsRebuild(projection, target);
+			rebuilt = EsRebuild(projection, target, nworkers);
 		else
 			rebuilt = EsStatementsRebuild(projection, target);
 	}

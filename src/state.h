@@ -58,7 +58,7 @@ extern uint32 EsStatesCount(EsStates *states);
 typedef void (*EsStateVisitor)(EsStateEntry *entry, void *arg);
 extern void EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg);
 
-/* Storage that a table is to get: a heap of its row type, whose triggers and constraints it lacks. */
+/* Storage that a table is to get: a heap of its columns, without its triggers and constraints. */
 typedef struct EsStorage
 {
 	Relation heap;
