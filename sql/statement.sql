@@ -147,8 +147,9 @@ SELECT es.set_handler('log', 'B', 'INSERT INTO log (type) VALUES (event.event_ty
 SELECT es.set_handler('log', 'D', NULL);
 SELECT count(*) FROM es.events;
 \set VERBOSITY terse
-SELECT * FROM es.replay('log');
+SELECT * FROM es.replay('log', in_place => true);
 \set VERBOSITY default
+SELECT events, rows FROM es.replay('log'); -- beside the table, where triggers don't fire
 SELECT count(*) FROM es.events;
 DROP TRIGGER react ON log;
 SELECT events, rows FROM es.replay('log');

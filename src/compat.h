@@ -81,6 +81,40 @@
 #define EsRelationCloseStorage(relid) RelationCloseSmgrByOid(relid)
 #endif
 
+/* Has the permissions that a query needs on a relation looked up of another one. */
+#if PG_VERSION_NUM >= 160000
+#define EsRedirectPermissions(query, from, to) \
+	do \
+	{ \
+		ListCell *es_cell; \
+		foreach(es_cell, (query)->rteperminfos) \
+		{ \
+			RTEPermissionInfo *es_info = lfirst(es_cell); \
+			if (es_info->relid == (from)) \
+				es_info->relid = (to); \
+		} \
+	} while (0)
+#else
+#define EsRedirectPermissions(query, from, to) ((void) 0)
+#endif
+
+/* Stores the expression of a generated column; constraints have not always been enforced. */
+#if PG_VERSION_NUM >= 180000
+#define EsStoreAttrDefault(rel, column, expr) StoreAttrDefault(rel, column, expr, true)
+#define EsSetEnforced(node, check) \
+	((node)->is_enforced = (check)->ccenforced, (node)->initially_valid = (check)->ccenforced)
+#else
+#define EsStoreAttrDefault(rel, column, expr) StoreAttrDefault(rel, column, expr, true, false)
+#define EsSetEnforced(node, check)            ((void) 0)
+#endif
+
+/* The index of a primary key that is not deferrable. */
+#if PG_VERSION_NUM >= 180000
+#define EsPrimaryKeyIndex(rel) RelationGetPrimaryKeyIndex(rel, false)
+#else
+#define EsPrimaryKeyIndex(rel) RelationGetPrimaryKeyIndex(rel)
+#endif
+
 /* Used where EXCHANGE() is defined: a statistic that older versions lack. */
 #if PG_VERSION_NUM >= 180000
 #define EsExchangeAllFrozen() EXCHANGE(relallfrozen)

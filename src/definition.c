@@ -33,6 +33,7 @@
 #include "progress.h"
 #include "projection.h"
 #include "rebuild.h"
+#include "redirect.h"
 #include "registry.h"
 #include "handler.h"
 #include "statement.h"
@@ -183,6 +184,13 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 				 errmsg("es.refuse_direct_write() must be called as a trigger")));
 	table = RelationGetRelid(trigger->tg_relation);
 	target = EsRegistryStateTable(table);
+	if (EsRedirected(target))
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
+				 errmsg("a replay cannot keep this change of table \"%s\" apart from its rows",
+						get_rel_name(table)),
+				 errdetail("TRUNCATE and COPY, in what a statement calls, act on the table itself."),
+				 errhint(ES_IN_PLACE_HINT)));
 	if (EsStatementsWriting(target))
 		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,

@@ -199,7 +199,7 @@ EsHeapsStorage(EsHeaps *heaps)
 		return NULL;
 	heap = linitial(heaps->list);
 	storage->heap = table_open(heap->heap_relid, NoLock);
-	storage->index = EsSwapIndexOf(heap->indexes, RelationGetPrimaryKeyIndex(heaps->target));
+	storage->index = EsSwapIndexOf(heap->indexes, EsPrimaryKeyIndex(heaps->target));
 	return storage;
 }
 

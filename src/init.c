@@ -8,6 +8,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "inline.h"
+#include "redirect.h"
 #include "utils/builtins.h"
 
 PG_MODULE_MAGIC;
@@ -20,6 +21,7 @@ _PG_init(void)
 {
 	EsGucInit();
 	EsInlineInit();
+	EsRedirectInit();
 }
 
 /* es.version(): the version of the loaded library, as text. */

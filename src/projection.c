@@ -317,7 +317,8 @@ EsProjectionToBlame(ErrorData *error)
 		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
 		category != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
 		error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED;
+		error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED &&
+		error->sqlerrcode != ES_ERRCODE_REPLAY_NOT_POSSIBLE;
 }
 
 TupleTableSlot *

@@ -26,8 +26,8 @@
 
 PG_FUNCTION_INFO_V1(es_replay);
 
-static EsApplied replay(const char *name, const char *apply, int nworkers);
-static EsApplied rebuild(EsProjection *projection, Relation target, int nworkers);
+static EsApplied replay(const char *name, const char *apply, int nworkers, bool in_place);
+static EsApplied rebuild(EsProjection *projection, Relation target, int nworkers, bool in_place);
 static void restart(EsProjection *projection, int64 position);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt,
 					   TimestampTz start);
@@ -35,7 +35,8 @@ static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *reb
 /*
  * es.replay(): replaces the rows of a state table by the fold of the log, with
  * a new apply function if one is given.  parallel_workers is how many workers
- * may help; null: as es.replay_workers says, where the log is large.
+ * may help; null: as es.replay_workers says, where the log is large.  in_place: run
+ * the statements of a projection that has no function in the table itself.
  */
 Datum
 es_replay(PG_FUNCTION_ARGS)
@@ -56,13 +57,13 @@ es_replay(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parallel_workers must not be negative")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	rebuilt = replay(name, apply, nworkers);
+	rebuilt = replay(name, apply, nworkers, !PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
 	return_row(fcinfo, name, &rebuilt, start);
 	return (Datum) 0;
 }
 
 static EsApplied
-replay(const char *name, const char *apply, int nworkers)
+replay(const char *name, const char *apply, int nworkers, bool in_place)
 {
 	Relation target;
 	EsProjection *projection;
@@ -75,6 +76,10 @@ replay(const char *name, const char *apply, int nworkers)
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("projection \"%s\" has statements, not an apply function", name),
 				 errhint("Change them with es.set_handler() or es.set_batch_handler().")));
+	if (in_place && projection->apply != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("projection \"%s\" has an apply function and is never replayed in place", name)));
 	if (apply != NULL)
 	{
 		Oid function = EsApplyFind(projection->target, apply);
@@ -84,7 +89,7 @@ replay(const char *name, const char *apply, int nworkers)
 		table_close(target, NoLock);
 		projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	}
-	rebuilt = rebuild(projection, target, nworkers);
+	rebuilt = rebuild(projection, target, nworkers, in_place);
 	if (!EsProjectionIsLive(projection))
 		restart(projection, rebuilt.bound);
 	table_close(target, NoLock);
@@ -94,7 +99,7 @@ replay(const char *name, const char *apply, int nworkers)
 
 /* Builds the rows anew, in the way of the projection's kind. */
 static EsApplied
-rebuild(EsProjection *projection, Relation target, int nworkers)
+rebuild(EsProjection *projection, Relation target, int nworkers, bool in_place)
 {
 	EsReplayState state = EsReplayBegin(projection->name, projection->target);
 	EsApplied rebuilt;
@@ -103,6 +108,8 @@ rebuild(EsProjection *projection, Relation target, int nworkers)
 	{
 		if (projection->apply != NULL)
 			rebuilt = EsRebuild(projection, target, nworkers);
+		else if (in_place)
+			rebuilt = EsStatementsRebuildInPlace(projection, target);
 		else
 			rebuilt = EsStatementsRebuild(projection, target);
 	}

@@ -12,11 +12,17 @@
  * While a statement runs, the trigger that refuses direct writes lets it
  * through (EsStatementsWriting).
  *
- * Rebuilding empties the table and runs the statements for the whole log, in
- * place.  ShareRowExclusiveLock waits for those who have run the statements and
- * holds off those who will; readers see the old rows until it commits.  What
- * the statements call, and the triggers of the tables that they write, must not
- * append meanwhile (inline.c refuses it): that would be history made twice.
+ * Rebuilding runs the statements for the whole log with storage beside the table
+ * (redirect.c), which then becomes the table's, as for a fold (rebuild.c): writers
+ * and readers go on meanwhile.  The last events are read when writers are locked
+ * out; see rebuild.c for why each is applied once.
+ *
+ * In place, the table is emptied first.  ShareRowExclusiveLock waits for those
+ * who have run the statements and holds off those who will; readers see the old
+ * rows until it commits.
+ *
+ * What the statements call, and the triggers of the tables that they write, must
+ * not append meanwhile (inline.c refuses it): that would be history made twice.
  */
 #include "postgres.h"
 
@@ -37,9 +43,11 @@
 #include "position.h"
 #include "nodes/nodeFuncs.h"
 #include "progress.h"
+#include "redirect.h"
 #include "registry.h"
 #include "statement.h"
 #include "storage/lmgr.h"
+#include "swap.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "parser/parsetree.h"
@@ -47,6 +55,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#define FOLLOW_UP_TO  100   /* events that may be left for the moment when writers wait */
 #define REBUILD_BATCH 10000 /* events at most that are handed over at once */
 
 static Oid writing = InvalidOid; /* state table of the statement that runs */
@@ -56,6 +65,7 @@ static void run_each(EsProjection *projection, EsFold *fold, Tuplestorestate *ev
 static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
 					  Tuplestorestate *events, TupleTableSlot *event, volatile int64 *position);
 static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
+static int64 run_range(EsProjection *projection, Relation target, EsRange *range, EsApplied *sum);
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
@@ -181,6 +191,41 @@ EsApplied
 EsStatementsRebuild(EsProjection *projection, Relation target)
 {
 	EsRange range = {.max_events = PG_INT64_MAX};
+	EsApplied result = {0};
+	List *tables = list_make1_oid(RelationGetRelid(target));
+	EsRedirect *redirect;
+
+	CheckTableNotInUse(target, "rebuild");
+	check_targets(projection, EsProjectionFold(projection, target));
+	redirect = EsRedirectMake(target, projection->name, ES_IN_PLACE_HINT);
+	EsProgressPhase(ES_PHASE_FOLDING);
+	EsProgressExpect(EsLogEstimate());
+	EsRedirectBegin(redirect);
+	PG_TRY();
+	{
+		do
+			range.up_to = Max(range.after, EsHighWaterMark());
+		while (run_range(projection, target, &range, &result) >= FOLLOW_UP_TO);
+		EsSwapLock(target, tables);
+		EsProgressPhase(ES_PHASE_CATCHING_UP);
+		range.up_to = Max(range.after, EsProjectionBound(projection));
+		(void) run_range(projection, target, &range, &result);
+	}
+	PG_FINALLY();
+	{
+		EsRedirectEnd();
+	}
+	PG_END_TRY();
+	EsSwapHeap(target, redirect->heap, redirect->indexes);
+	EsSwapCheckForeignKeys(tables);
+	result.rows = count_rows(target);
+	return result;
+}
+
+EsApplied
+EsStatementsRebuildInPlace(EsProjection *projection, Relation target)
+{
+	EsRange range = {.max_events = PG_INT64_MAX};
 	EsApplied result;
 
 	LockRelation(target, ShareRowExclusiveLock);
@@ -195,6 +240,20 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	CommandCounterIncrement();
 	result.rows = count_rows(target);
 	return result;
+}
+
+/* Runs the statements for a range, goes to its end, and returns how many events there were. */
+static int64
+run_range(EsProjection *projection, Relation target, EsRange *range, EsApplied *sum)
+{
+	EsApplied applied = EsStatementsCatchUp(projection, target, *range);
+
+	CommandCounterIncrement();
+	sum->events += applied.events;
+	sum->up_to_position = applied.up_to_position;
+	sum->bound = applied.bound;
+	range->after = range->up_to;
+	return applied.events;
 }
 
 /* Runs for each event the statement of its type. */

@@ -30,12 +30,23 @@ extern void EsStatementsEmpty(EsProjection *projection, Relation target);
  */
 extern EsApplied EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range);
 
+/* What to do where a replay is possible in place only. */
+#define ES_IN_PLACE_HINT \
+	"es.replay(..., in_place => true) replays in place, while writers wait."
+
 /*
- * Empties the state table and runs the statements for all events that are
- * visible now, as far as EsProjectionBound() goes.  Takes ShareRowExclusiveLock
- * on target, which the caller has opened.
- * Raises SE009 if the statements write other tables, which are not emptied.
+ * Runs the statements for all events that are visible now, as far as
+ * EsProjectionBound() goes, with other storage in the place of the state table,
+ * which gets that storage then.  The caller has opened target with
+ * ShareUpdateExclusiveLock; AccessExclusiveLock is taken for the end.  Raises
+ * SE009 where that isn't possible, or where the statements write other tables.
  */
 extern EsApplied EsStatementsRebuild(EsProjection *projection, Relation target);
+
+/*
+ * Does so in the table itself: empties it and runs the statements.  Takes
+ * ShareRowExclusiveLock on target, which the caller has opened.
+ */
+extern EsApplied EsStatementsRebuildInPlace(EsProjection *projection, Relation target);
 
 #endif /* ES_STATEMENT_H */

@@ -124,6 +124,17 @@ EsSwapBuildIndexes(Relation table, Oid heap_relid)
 	return indexes;
 }
 
+bool
+EsSwapHasAll(List *indexes)
+{
+	ListCell *lc;
+
+	foreach(lc, indexes)
+		if (!OidIsValid(((SwapIndex *) lfirst(lc))->copy))
+			return false;
+	return true;
+}
+
 Oid
 EsSwapIndexOf(List *indexes, Oid index)
 {

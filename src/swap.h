@@ -22,6 +22,9 @@ extern void EsSwapLock(Relation state, List *tables);
  */
 extern List *EsSwapBuildIndexes(Relation table, Oid heap);
 
+/* Says whether there is one for each of the table's. */
+extern bool EsSwapHasAll(List *indexes);
+
 /* Returns the one that is like an index of the table; invalid: there is none. */
 extern Oid EsSwapIndexOf(List *indexes, Oid index);
 
