@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/parallel.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -35,10 +36,12 @@
 #include "position.h"
 #include "progress.h"
 #include "storage/bufmgr.h"
+#include "storage/predicate.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #define READ_BATCH    64 /* events whose states are prefetched together */
+#define READ_AHEAD    16 /* events of a chunk fetched into the processor's cache */
 #define MAX_PART_BITS 31
 #define PROGRESS_STEP 1000 /* events read between two reports */
 
@@ -55,6 +58,7 @@ typedef struct ReadEvent
 typedef struct LogFold
 {
 	const EsFoldSpec *spec;
+	EsFeed *feed;  /* to read from; null: read the log */
 	bool filtered; /* spec leaves out events by their time or id */
 	EsFold *fold;
 	Relation events;
@@ -82,8 +86,13 @@ static void start_part(LogFold *log);
 static bool fold_in_any_order(LogFold *log);
 static bool try_physical_order(LogFold *log, bool *fits);
 static bool fold_in_physical_order(LogFold *log);
+static bool fold_from_feed(LogFold *log);
+static void fill_chunk(LogFold *log, TableScanDesc scan, EsFeedChunk *chunk);
+static bool fold_chunk(LogFold *log, EsFeedChunk *chunk);
 static bool fold_in_position_order(LogFold *log);
 static bool take_event(LogFold *log, bool in_position_order);
+static void count_read(LogFold *log);
+static bool is_wanted(LogFold *log, ReadEvent *read);
 static bool passes(const EsFoldSpec *spec, ReadEvent *read);
 static bool has_parked(const EsFoldSpec *spec, int64 position);
 static int compare_ids(const void *a, const void *b);
@@ -138,6 +147,7 @@ static void
 begin(LogFold *log, const EsFoldSpec *spec)
 {
 	log->spec = spec;
+	log->feed = spec->feed;
 	log->part.slices = Max(spec->slices, 1);
 	log->part.slice = spec->slice;
 	log->max_memory = (Size) EsReplayMemory * 1024 / log->part.slices;
@@ -247,7 +257,9 @@ fold_in_any_order(LogFold *log)
 	bool fits = true;
 	bool done = true;
 
-	if (IsParallelWorker())
+	if (log->feed != NULL)
+		fits = fold_from_feed(log);
+	else if (IsParallelWorker())
 		fits = fold_in_physical_order(log);
 	else
 		done = try_physical_order(log, &fits);
@@ -326,6 +338,91 @@ fold_in_physical_order(LogFold *log)
 	return fits;
 }
 
+/*
+ * Does the same together with other processes, each of which reads some of the
+ * log for all.
+ */
+static bool
+fold_from_feed(LogFold *log)
+{
+	/* For a scan that begins again with each chunk, which statistics shall not count. */
+	uint32 flags = SO_TYPE_TIDRANGESCAN | SO_ALLOW_STRAT | SO_ALLOW_PAGEMODE;
+	TableScanDesc scan = heap_beginscan(log->events, log->snapshot, 0, NULL, NULL, flags);
+	bool fits = true;
+	EsFeedChunk *chunk;
+	EsFeedTurn turn;
+
+	PredicateLockRelation(log->events, log->snapshot);
+	while (fits && (turn = EsFeedNext(log->feed, log->spec->reader, &chunk)) != ES_FEED_END)
+	{
+		if (turn == ES_FEED_FILL)
+		{
+			fill_chunk(log, scan, chunk);
+			EsFeedFilled(log->feed, chunk);
+			continue;
+		}
+		fits = fold_chunk(log, chunk);
+		EsFeedDone(log->feed, log->spec->reader);
+	}
+	EsFeedLeave(log->feed, log->spec->reader);
+	log->feed = NULL;
+	clear_batch(log);
+	table_endscan(scan);
+	return fits;
+}
+
+/* Reads the events of a chunk, and puts those that some process wants. */
+static void
+fill_chunk(LogFold *log, TableScanDesc scan, EsFeedChunk *chunk)
+{
+	ReadEvent read = {.event = log->scanned};
+
+	table_rescan(scan, NULL);
+	heap_setscanlimits(scan, chunk->first, chunk->nblocks);
+	log->event = log->scanned;
+	while (table_scan_getnextslot(scan, ForwardScanDirection, log->scanned))
+	{
+		CHECK_FOR_INTERRUPTS();
+		count_read(log);
+		if (is_wanted(log, &read))
+			EsFeedPut(chunk, ((BufferHeapTupleTableSlot *) log->scanned)->base.tuple, read.hash);
+		ResetExprContext(log->fold->key_econtext);
+	}
+	log->event = NULL;
+}
+
+/* Folds the events of a chunk that are the part's; false: the states have outgrown the memory. */
+static bool
+fold_chunk(LogFold *log, EsFeedChunk *chunk)
+{
+	EsFold *fold = log->fold;
+	bool fits = true;
+
+	for (uint32 i = 0; i < chunk->nevents && fits; i++)
+	{
+		ReadEvent *read = &log->batch[log->nbatch];
+		bool isnull;
+
+		EsFeedPrefetch(chunk, i + READ_AHEAD);
+		if (!EsPartHas(&log->part, chunk->events[i].hash))
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		EsFeedTuple(chunk, i, &read->tuple);
+		read->tuple.t_tableOid = RelationGetRelid(log->events);
+		ItemPointerSetInvalid(&read->tuple.t_self);
+		ExecStoreHeapTuple(&read->tuple, read->event, false);
+		read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
+		read->hash = chunk->events[i].hash;
+		fold->key_econtext->ecxt_outertuple = read->event;
+		if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
+			elog(ERROR, "event at position " INT64_FORMAT " has no key", read->position);
+		EsStatesPrefetch(log->part.states, read->hash);
+		if (++log->nbatch == READ_BATCH)
+			fits = fold_batch(log, false);
+	}
+	return fold_batch(log, false) && fits;
+}
+
 static bool
 fold_in_position_order(LogFold *log)
 {
@@ -350,39 +447,53 @@ fold_in_position_order(LogFold *log)
 static bool
 take_event(LogFold *log, bool in_position_order)
 {
-	EsFold *fold = log->fold;
 	bool fits = true;
 	ReadEvent *read;
-	bool isnull;
 
 	CHECK_FOR_INTERRUPTS();
-	if (++log->unreported == PROGRESS_STEP)
-	{
-		EsProgressAdd(log->unreported);
-		log->unreported = 0;
-	}
+	count_read(log);
 	if (!stays_in_page(log) || log->nbatch == READ_BATCH)
 		fits = fold_batch(log, in_position_order);
 	read = store_event(log);
-	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
-	if (read->position > log->spec->up_to_position)
-		return fits;
-	log->result.up_to_position = Max(log->result.up_to_position, read->position);
-	if (!EsProjectionMatches(log->spec->projection, read->event))
-		return fits;
-	if (log->filtered && !passes(log->spec, read))
-		return fits;
-	fold->key_econtext->ecxt_outertuple = read->event;
-	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
-		return fits;
-	read->hash = EsKeyHash(fold->key, read->key);
-	if (!EsPartHas(&log->part, read->hash))
+	if (!is_wanted(log, read) || !EsPartHas(&log->part, read->hash))
 		return fits;
 	if (log->spec->only != NULL && EsStatesFind(log->spec->only, read->key, read->hash) == NULL)
 		return fits;
 	EsStatesPrefetch(log->part.states, read->hash);
 	log->nbatch++;
 	return fits;
+}
+
+/* Counts an event that has been read, to report progress. */
+static void
+count_read(LogFold *log)
+{
+	if (++log->unreported < PROGRESS_STEP)
+		return;
+	EsProgressAdd(log->unreported);
+	log->unreported = 0;
+}
+
+/* Says whether the event is to be folded, into whatever row, and computes its key. */
+static bool
+is_wanted(LogFold *log, ReadEvent *read)
+{
+	EsFold *fold = log->fold;
+	bool isnull;
+
+	read->position = DatumGetInt64(slot_getattr(read->event, ES_EVENT_POSITION, &isnull));
+	if (read->position > log->spec->up_to_position)
+		return false;
+	log->result.up_to_position = Max(log->result.up_to_position, read->position);
+	if (!EsProjectionMatches(log->spec->projection, read->event))
+		return false;
+	if (log->filtered && !passes(log->spec, read))
+		return false;
+	fold->key_econtext->ecxt_outertuple = read->event;
+	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
+		return false;
+	read->hash = EsKeyHash(fold->key, read->key);
+	return true;
 }
 
 /* Says whether the caller does not leave the event out. */

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "feed.h"
 #include "projection.h"
 #include "state.h"
 #include "utils/timestamp.h"
@@ -41,6 +42,8 @@ typedef struct EsFoldSpec
 	EsStates *only; /* fold the events of these keys only; or null */
 	int slices;     /* leave out all but one of so many slices of the keys; or 0 */
 	int slice;
+	EsFeed *feed; /* read the log first from here, as the reader of this number; or null */
+	int reader;
 } EsFoldSpec;
 
 typedef struct EsFolded

@@ -23,6 +23,7 @@
 #include "catalog/pg_inherits.h"
 #include "commands/cluster.h"
 #include "commands/tablecmds.h"
+#include "compat.h"
 #include "direct.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"

@@ -2,11 +2,12 @@
  * parallel.c
  *	  Folding the log with the help of parallel workers.
  *
- * The keys are divided into slices by their hash.  A worker takes a slice after
- * the other, folds it as one process would fold all keys, and sends the rows
+ * The keys are divided by their hash into as many slices as there are workers.
+ * A worker folds a slice as one process would fold all keys, and sends the rows
  * that come out to the leader, which writes them.  So no two processes need
  * the same state, and an aggregate's events are folded in the order in which a
- * single process folds them.
+ * single process folds them.  The log is read once for all of them (see feed.c);
+ * a worker whose states don't fit into memory goes on alone.
  *
  * The workers are those of parallel queries.  They share the leader's
  * transaction, so that they see a table, function or projection that it has
@@ -29,6 +30,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "executor/executor.h"
+#include "feed.h"
 #include "guc.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -40,6 +42,7 @@
 #include "progress.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/bufmgr.h"
+#include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/shm_mq.h"
 #include "storage/spin.h"
@@ -53,6 +56,7 @@
 #define KEY_SHARED UINT64CONST(1)
 #define KEY_NAME   UINT64CONST(2)
 #define KEY_QUEUES UINT64CONST(3)
+#define KEY_FEED   UINT64CONST(4)
 
 #define QUEUE_SIZE       (256 * 1024)
 #define MESSAGE_SIZE     (32 * 1024) /* a message that has reached it is sent */
@@ -66,7 +70,8 @@
 typedef struct Shared
 {
 	int64 bound; /* fold the events up to here */
-	int nslices;
+	ConditionVariable started;
+	pg_atomic_uint32 nslices;     /* 0: the leader has not started the work */
 	pg_atomic_uint32 next_slice;  /* that no worker has taken */
 	pg_atomic_uint64 events_read; /* for the report of progress */
 	slock_t mutex;                /* of the following */
@@ -91,6 +96,7 @@ typedef struct Receiver
 	ParallelContext *workers;
 	shm_mq_handle **queues; /* null: the worker is done */
 	Shared *shared;
+	EsFeed *feed;
 	int64 reported;
 	EsKey *key;
 	TupleTableSlot *row;
@@ -103,7 +109,7 @@ typedef struct Receiver
 	Size size;
 } Receiver;
 
-static bool is_large_log(void);
+static BlockNumber log_blocks(void);
 static bool is_safe(EsFold *fold);
 static bool may_be_written(Relation table);
 static ParallelContext *start_workers(const EsFoldSpec *spec, int nworkers);
@@ -114,7 +120,8 @@ static bool receive_some(Receiver *receiver, int worker);
 static void receive_message(Receiver *receiver, const char *message, Size length);
 static void take_rows(Receiver *receiver);
 static void report(Receiver *receiver);
-static void fold_slices(Shared *shared, EsProjection *projection, Relation target,
+static int wait_for_start(Shared *shared);
+static void fold_slices(Shared *shared, EsFeed *feed, EsProjection *projection, Relation target,
 						shm_mq_handle *queue);
 static void send_part(const EsFoldedPart *part, void *arg);
 static void send_state(EsStateEntry *entry, void *arg);
@@ -129,7 +136,7 @@ EsParallelWorkers(EsProjection *projection, Relation target, int wanted)
 	workers = Min(workers, max_parallel_workers);
 	workers = Min(workers, EsReplayMemory / MIN_SLICE_MEMORY);
 	if (workers <= 0 || IsInParallelMode() ||
-		(wanted == ES_WORKERS_BY_SETTING && !is_large_log()))
+		(wanted == ES_WORKERS_BY_SETTING && log_blocks() < min_parallel_table_scan_size))
 		return 0;
 	if (!is_safe(EsProjectionFold(projection, target)))
 		return 0;
@@ -158,17 +165,20 @@ EsParallelFold(const EsFoldSpec *spec, int nworkers, EsRowTaker take, void *arg,
 		Shared *shared = shm_toc_lookup(workers->toc, KEY_SHARED, false);
 		Receiver receiver = {.workers = workers,
 							 .shared = shared,
+							 .feed = shm_toc_lookup(workers->toc, KEY_FEED, false),
 							 .key = key,
 							 .take = take,
 							 .arg = arg};
 
 		receiver.row = MakeSingleTupleTableSlot(RelationGetDescr(spec->target), &TTSOpsHeapTuple);
+		EsFeedStart(receiver.feed, workers->nworkers_launched);
+		pg_atomic_write_u32(&shared->nslices, workers->nworkers_launched);
+		ConditionVariableBroadcast(&shared->started);
 		receive_all(&receiver);
 		ExecDropSingleTupleTableSlot(receiver.row);
 		WaitForParallelWorkersToFinish(workers);
-		if (shared->slices_done != shared->nslices)
-			elog(ERROR, "parallel workers folded %d slices of %d", shared->slices_done,
-				 shared->nslices);
+		if (shared->slices_done != workers->nworkers_launched)
+			elog(ERROR, "parallel workers folded only %d slices", shared->slices_done);
 		*folded = shared->folded;
 		DestroyParallelContext(workers);
 	}
@@ -198,7 +208,7 @@ EsParallelWorkerMain(dsm_segment *segment, shm_toc *toc)
 	state = EsReplayBegin(name, RelationGetRelid(target));
 	PG_TRY();
 	{
-		fold_slices(shared, projection, target, handle);
+		fold_slices(shared, shm_toc_lookup(toc, KEY_FEED, false), projection, target, handle);
 	}
 	PG_FINALLY();
 	{
@@ -210,15 +220,14 @@ EsParallelWorkerMain(dsm_segment *segment, shm_toc *toc)
 	shm_mq_detach(handle);
 }
 
-/* Says whether the log is worth more than one process. */
-static bool
-is_large_log(void)
+static BlockNumber
+log_blocks(void)
 {
 	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	bool large = RelationGetNumberOfBlocks(events) >= min_parallel_table_scan_size;
+	BlockNumber blocks = RelationGetNumberOfBlocks(events);
 
 	table_close(events, AccessShareLock);
-	return large;
+	return blocks;
 }
 
 /* Says whether a worker may evaluate the fold. */
@@ -271,7 +280,8 @@ start_workers(const EsFoldSpec *spec, int nworkers)
 	shm_toc_estimate_chunk(&workers->estimator, sizeof(Shared));
 	shm_toc_estimate_chunk(&workers->estimator, strlen(spec->projection->name) + 1);
 	shm_toc_estimate_chunk(&workers->estimator, mul_size(QUEUE_SIZE, nworkers));
-	shm_toc_estimate_keys(&workers->estimator, 3);
+	shm_toc_estimate_chunk(&workers->estimator, EsFeedSize(nworkers));
+	shm_toc_estimate_keys(&workers->estimator, 4);
 	InitializeParallelDSM(workers);
 	share(workers, spec, nworkers);
 	if (workers->seg != NULL)
@@ -289,16 +299,20 @@ share(ParallelContext *workers, const EsFoldSpec *spec, int nworkers)
 	Shared *shared = shm_toc_allocate(workers->toc, sizeof(Shared));
 	char *name = shm_toc_allocate(workers->toc, strlen(spec->projection->name) + 1);
 	char *queues = shm_toc_allocate(workers->toc, mul_size(QUEUE_SIZE, nworkers));
+	EsFeed *feed = shm_toc_allocate(workers->toc, EsFeedSize(nworkers));
 
 	memset(shared, 0, sizeof(Shared));
 	shared->bound = spec->up_to_position;
-	shared->nslices = nworkers;
+	ConditionVariableInit(&shared->started);
+	pg_atomic_init_u32(&shared->nslices, 0);
 	pg_atomic_init_u32(&shared->next_slice, 0);
 	pg_atomic_init_u64(&shared->events_read, 0);
 	SpinLockInit(&shared->mutex);
 	strcpy(name, spec->projection->name);
 	for (int i = 0; i < nworkers; i++)
 		shm_mq_set_receiver(shm_mq_create(queues + (Size) i * QUEUE_SIZE, QUEUE_SIZE), MyProc);
+	EsFeedInit(feed, log_blocks(), nworkers);
+	shm_toc_insert(workers->toc, KEY_FEED, feed);
 	shm_toc_insert(workers->toc, KEY_SHARED, shared);
 	shm_toc_insert(workers->toc, KEY_NAME, name);
 	shm_toc_insert(workers->toc, KEY_QUEUES, queues);
@@ -327,7 +341,7 @@ receive_all(Receiver *receiver)
 	for (int i = 0; i < open; i++)
 		receiver->queues[i] = shm_mq_attach(queue_of(workers->toc, i), workers->seg,
 											workers->worker[i].bgwhandle);
-	EsProgressExpect(EsLogEstimate() * receiver->shared->nslices);
+	EsProgressExpect(EsLogEstimate());
 	while (open > 0)
 	{
 		bool received = false;
@@ -367,6 +381,7 @@ receive_some(Receiver *receiver, int worker)
 		case SHM_MQ_DETACHED:
 			shm_mq_detach(receiver->queues[worker]);
 			receiver->queues[worker] = NULL;
+			EsFeedLeave(receiver->feed, worker);
 			return false;
 		default:
 			return false;
@@ -427,16 +442,29 @@ report(Receiver *receiver)
 	receiver->reported = read;
 }
 
+/* Waits until the leader has started the work, and returns how many slices there are. */
+static int
+wait_for_start(Shared *shared)
+{
+	while (pg_atomic_read_u32(&shared->nslices) == 0)
+		ConditionVariableSleep(&shared->started, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	return pg_atomic_read_u32(&shared->nslices);
+}
+
 /* Folds slices that nobody has taken, and sends their rows. */
 static void
-fold_slices(Shared *shared, EsProjection *projection, Relation target, shm_mq_handle *queue)
+fold_slices(Shared *shared, EsFeed *feed, EsProjection *projection, Relation target,
+			shm_mq_handle *queue)
 {
 	Sender sender = {.projection = projection, .queue = queue};
 	EsFoldSpec spec = {.projection = projection,
 					   .target = target,
 					   .up_to_position = shared->bound,
-					   .slices = shared->nslices};
+					   .slices = wait_for_start(shared),
+					   .reader = ParallelWorkerNumber};
 
+	spec.feed = spec.slices > 1 ? feed : NULL;
 	sender.row = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
 	initStringInfo(&sender.message);
 	while ((spec.slice = pg_atomic_fetch_add_u32(&shared->next_slice, 1)) < spec.slices)
@@ -449,6 +477,7 @@ fold_slices(Shared *shared, EsProjection *projection, Relation target, shm_mq_ha
 			Max(shared->folded.up_to_position, folded.up_to_position);
 		shared->slices_done++;
 		SpinLockRelease(&shared->mutex);
+		spec.feed = NULL;
 	}
 	ExecDropSingleTupleTableSlot(sender.row);
 }
