@@ -100,6 +100,15 @@ SELECT count(*) FROM es.append_events('log', '1',
 SELECT type, whole->>'aggregate_id' AS aggregate_id, whole->>'version' AS version FROM log ORDER BY id;
 TABLE other ORDER BY type;
 
+-- dropping the table needs CASCADE, which drops the projection
+\set VERBOSITY terse
+DROP TABLE log;
+BEGIN;
+DROP TABLE log CASCADE;
+SELECT count(*) FROM es.projections WHERE name = 'log';
+ROLLBACK;
+\set VERBOSITY default
+
 -- a replay would not empty the other table
 SELECT * FROM es.replay('log');
 \echo :LAST_ERROR_SQLSTATE
@@ -159,9 +168,11 @@ CREATE TABLE settings (position bigint PRIMARY KEY, value text);
 CREATE TABLE tokyo (LIKE settings INCLUDING ALL);
 CREATE VIEW setting AS SELECT concat_ws(' | ', current_setting('TimeZone'), current_setting('DateStyle'),
 	current_setting('IntervalStyle'), current_setting('extra_float_digits'),
+	current_setting('bytea_output'), current_setting('default_text_search_config'),
 	replace(current_setting('search_path'), ', pg_temp', '')) AS value;
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO, YMD';
+SET default_text_search_config = 'pg_catalog.simple';
 SELECT es.create_projection('settings', 'settings', event_types => '{S}');
 SELECT es.set_handler('settings', 'S', 'INSERT INTO settings SELECT event.position, value FROM setting');
 SET TimeZone = 'Asia/Tokyo';
@@ -178,6 +189,9 @@ SET DateStyle = 'ISO, YMD';
 SET IntervalStyle = 'sql_standard';
 SELECT es.append('s', '1', 'S');
 SET extra_float_digits = -5;
+SET bytea_output = 'escape';
+SELECT es.append('s', '1', 'S');
+SET default_text_search_config = 'pg_catalog.german';
 SET search_path = es, pg_catalog;
 SELECT es.append('s', '1', 'S'), es.append('s', '1', 'S');
 BEGIN;
@@ -191,6 +205,8 @@ RESET TimeZone;
 RESET DateStyle;
 RESET IntervalStyle;
 RESET extra_float_digits;
+RESET bytea_output;
+RESET default_text_search_config;
 SET search_path = statement;
 SELECT es.append('s', '1', 'S');
 SELECT 'settings', value, count(*) FROM settings GROUP BY value

@@ -27,13 +27,16 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "pgtime.h"
+#include "tsearch/ts_cache.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 static const char *const pinned_settings[] = {
-	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"};
+	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
+	"default_text_search_config"};
 
 /* What the pinned settings are in the session, and so their names as well. */
 typedef struct SessionState
@@ -45,6 +48,8 @@ typedef struct SessionState
 	int date_order;
 	int interval_style;
 	int float_digits;
+	int bytea_format;
+	const char *search_config;
 } SessionState;
 
 /* A setting of an array, to be set. */
@@ -138,7 +143,9 @@ session_state(void)
 		.date_style = DateStyle,
 		.date_order = DateOrder,
 		.interval_style = IntervalStyle,
-		.float_digits = extra_float_digits};
+		.float_digits = extra_float_digits,
+		.bytea_format = bytea_output,
+		.search_config = TSCurrentConfig};
 
 	return state;
 }
@@ -152,9 +159,11 @@ is_known(ArrayType *settings, const SessionState *state)
 		state->date_order == known_state.date_order &&
 		state->interval_style == known_state.interval_style &&
 		state->float_digits == known_state.float_digits &&
+		state->bytea_format == known_state.bytea_format &&
 		VARSIZE(settings) == VARSIZE(known_settings) &&
 		memcmp(settings, known_settings, VARSIZE(settings)) == 0 &&
-		strcmp(state->search_path, known_state.search_path) == 0;
+		strcmp(state->search_path, known_state.search_path) == 0 &&
+		strcmp(state->search_config, known_state.search_config) == 0;
 }
 
 /* Finds out which settings the session does not have; marked as known last. */
@@ -191,6 +200,7 @@ find_changes(ArrayType *settings, const SessionState *state)
 	}
 	known_state = *state;
 	known_state.search_path = pstrdup(state->search_path);
+	known_state.search_config = pstrdup(state->search_config);
 	known_settings = DatumGetArrayTypePCopy(PointerGetDatum(settings));
 	MemoryContextSwitchTo(old);
 }

@@ -74,6 +74,7 @@ static void check_statement(EsProjection *projection, bool batch, const char *st
 static void depend_on_statements(EsProjection *projection, Relation target);
 static bool was_touched(EsProjection *projection);
 static void follow_statements(EsProjection *projection);
+static bool is_restricted(FunctionCallInfo fcinfo);
 static void look_for_dropped(EsProjection *projection, bool *projection_dropped,
 							 bool *function_dropped);
 
@@ -253,6 +254,11 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 		bool function_dropped;
 
 		look_for_dropped(projection, &projection_dropped, &function_dropped);
+		if (projection_dropped && is_restricted(fcinfo))
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop what projection \"%s\" depends on", projection->name),
+					 errhint("Use DROP ... CASCADE to drop the projection too, or drop it first with es.drop_projection().")));
 		if (projection_dropped)
 		{
 			ereport(NOTICE,
@@ -618,6 +624,23 @@ follow_statements(EsProjection *projection)
 	EsProjectionReset(projection);
 	depend_on_statements(projection, target);
 	table_close(target, NoLock);
+}
+
+/*
+ * Says whether the running command is a DROP without CASCADE.  PostgreSQL lets it
+ * take a table together with its triggers, and knows nothing else that depends on
+ * the table if the projection is kept by statements.
+ */
+static bool
+is_restricted(FunctionCallInfo fcinfo)
+{
+	Node *command = ((EventTriggerData *) fcinfo->context)->parsetree;
+
+	if (command != NULL && IsA(command, DropStmt))
+		return ((DropStmt *) command)->behavior == DROP_RESTRICT;
+	if (command != NULL && IsA(command, DropOwnedStmt))
+		return ((DropOwnedStmt *) command)->behavior == DROP_RESTRICT;
+	return false;
 }
 
 /*
