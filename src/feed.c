@@ -14,13 +14,19 @@
  * The chunks lie in a ring of slots, so one can be begun as soon as all have
  * read the chunk whose slot it takes.
  *
- * Nobody waits for ever.  The slowest reader wants a chunk that has been begun,
- * or that it can begin; who begins a chunk does nothing else before it is
- * filled.  A process that fails ends the others (see parallel.c); one that goes
- * on without the feed tells so.
+ * A process may need the log several times.  The numbers of the chunks go on
+ * from one pass to the next, and a pass begins at a multiple of their number.
+ * All take part in the same passes, except who is away meanwhile: he comes back
+ * to the pass that the others are in if its first chunk is still there, or else
+ * to the next one.  Chunks of the rest of a pass that nobody wants are left out.
  *
- * The mutex protects what changes in EsFeed, and filled of the chunks.  The rest of a chunk belongs to the one that fills it, then to the
- * readers.
+ * Nobody waits for ever.  The slowest reader wants a chunk that has been begun,
+ * or that it can begin, or is not waiting at all.  Who begins a chunk wants it
+ * himself, so it is not left out meanwhile, and does nothing else before it is
+ * filled.  A process that fails ends the others (see parallel.c).
+ *
+ * The mutex protects what changes in EsFeed, and filled of the chunks.  The rest
+ * of a chunk belongs to the one that fills it, then to the readers.
  */
 #include "postgres.h"
 
@@ -36,22 +42,32 @@
 #define BLOCK_DATA (BLCKSZ + MaxHeapTuplesPerPage * (sizeof(uint64) + MAXIMUM_ALIGNOF))
 #define SLOT_SIZE  (MAXALIGN(offsetof(EsFeedChunk, data)) + ES_FEED_BLOCKS * BLOCK_DATA)
 
+#define AWAY PG_UINT64_MAX
+
+typedef struct Reader
+{
+	uint64 next; /* the chunk that it will read next; or AWAY */
+	uint64 end;  /* of its pass */
+} Reader;
+
 struct EsFeed
 {
 	slock_t mutex;
 	ConditionVariable changed;
 	BlockNumber nblocks;
-	uint32 nchunks;
+	uint64 nchunks; /* in a pass */
 	int nslots;
 	int nreaders;
-	uint32 next_fill;                            /* the first chunk that nobody has begun */
-	uint32 next_read[MAX_PARALLEL_WORKER_LIMIT]; /* of each reader */
+	uint64 next_fill; /* the first chunk that nobody has begun */
+	Reader readers[MAX_PARALLEL_WORKER_LIMIT];
 };
 
 static int slot_count(int max_readers);
-static EsFeedChunk *slot_of(EsFeed *feed, uint32 number);
+static EsFeedChunk *slot_of(EsFeed *feed, uint64 number);
 static bool find_turn(EsFeed *feed, int reader, EsFeedTurn *turn, EsFeedChunk **chunk);
-static uint32 slowest(EsFeed *feed);
+static uint64 join_at(EsFeed *feed);
+static void move_to(EsFeed *feed, int reader, uint64 next);
+static uint64 slowest(EsFeed *feed);
 
 Size
 EsFeedSize(int max_readers)
@@ -76,6 +92,18 @@ void
 EsFeedStart(EsFeed *feed, int nreaders)
 {
 	feed->nreaders = nreaders;
+}
+
+void
+EsFeedBegin(EsFeed *feed, int number)
+{
+	Reader *reader = &feed->readers[number];
+
+	SpinLockAcquire(&feed->mutex);
+	if (reader->next == AWAY)
+		reader->next = join_at(feed);
+	reader->end = reader->next + feed->nchunks;
+	SpinLockRelease(&feed->mutex);
 }
 
 EsFeedTurn
@@ -123,19 +151,19 @@ EsFeedFilled(EsFeed *feed, EsFeedChunk *chunk)
 void
 EsFeedDone(EsFeed *feed, int reader)
 {
-	SpinLockAcquire(&feed->mutex);
-	feed->next_read[reader]++;
-	SpinLockRelease(&feed->mutex);
-	ConditionVariableBroadcast(&feed->changed);
+	move_to(feed, reader, feed->readers[reader].next + 1);
+}
+
+void
+EsFeedSkip(EsFeed *feed, int reader)
+{
+	move_to(feed, reader, feed->readers[reader].end);
 }
 
 void
 EsFeedLeave(EsFeed *feed, int reader)
 {
-	SpinLockAcquire(&feed->mutex);
-	feed->next_read[reader] = PG_UINT32_MAX;
-	SpinLockRelease(&feed->mutex);
-	ConditionVariableBroadcast(&feed->changed);
+	move_to(feed, reader, AWAY);
 }
 
 /* Returns how many chunks there is room for: some to read, and one for each to fill. */
@@ -146,7 +174,7 @@ slot_count(int max_readers)
 }
 
 static EsFeedChunk *
-slot_of(EsFeed *feed, uint32 number)
+slot_of(EsFeed *feed, uint64 number)
 {
 	char *slots = (char *) feed + MAXALIGN(sizeof(EsFeed));
 
@@ -155,40 +183,64 @@ slot_of(EsFeed *feed, uint32 number)
 
 /* Finds what the reader can do; false: nothing.  The caller holds the mutex. */
 static bool
-find_turn(EsFeed *feed, int reader, EsFeedTurn *turn, EsFeedChunk **chunk)
+find_turn(EsFeed *feed, int number, EsFeedTurn *turn, EsFeedChunk **chunk)
 {
-	uint32 next = feed->next_read[reader];
+	Reader *reader = &feed->readers[number];
+	uint64 oldest;
 
 	*turn = ES_FEED_END;
-	if (next >= feed->nchunks)
+	if (reader->next == reader->end)
 		return true;
 
 	*turn = ES_FEED_READ;
-	*chunk = slot_of(feed, next);
-	if (next < feed->next_fill && (*chunk)->filled)
+	*chunk = slot_of(feed, reader->next);
+	if (reader->next < feed->next_fill && (*chunk)->filled)
 		return true;
 
 	*turn = ES_FEED_FILL;
-	next = feed->next_fill;
-	if (next == feed->nchunks || (int) (next - slowest(feed)) >= feed->nslots)
+	oldest = slowest(feed);
+	feed->next_fill = Max(feed->next_fill, oldest);
+	if (feed->next_fill < reader->next || feed->next_fill >= reader->end ||
+		feed->next_fill - oldest >= feed->nslots)
 		return false;
-	feed->next_fill++;
-	*chunk = slot_of(feed, next);
+	*chunk = slot_of(feed, feed->next_fill);
 	(*chunk)->filled = false;
-	(*chunk)->first = next * ES_FEED_BLOCKS;
+	(*chunk)->first = feed->next_fill % feed->nchunks * ES_FEED_BLOCKS;
 	(*chunk)->nblocks = Min(ES_FEED_BLOCKS, feed->nblocks - (*chunk)->first);
 	(*chunk)->nevents = 0;
 	(*chunk)->used = 0;
+	feed->next_fill++;
 	return true;
 }
 
+/* Returns where a reader who was away begins: the first chunk of a pass. */
+static uint64
+join_at(EsFeed *feed)
+{
+	uint64 begun;
+
+	if (feed->nchunks == 0)
+		return 0;
+	begun = feed->next_fill / feed->nchunks * feed->nchunks;
+	return feed->next_fill - begun <= feed->nslots ? begun : begun + feed->nchunks;
+}
+
+static void
+move_to(EsFeed *feed, int reader, uint64 next)
+{
+	SpinLockAcquire(&feed->mutex);
+	feed->readers[reader].next = next;
+	SpinLockRelease(&feed->mutex);
+	ConditionVariableBroadcast(&feed->changed);
+}
+
 /* Returns the chunk that the slowest reader will read next. */
-static uint32
+static uint64
 slowest(EsFeed *feed)
 {
-	uint32 next = feed->next_fill;
+	uint64 next = AWAY;
 
 	for (int i = 0; i < feed->nreaders; i++)
-		next = Min(next, feed->next_read[i]);
+		next = Min(next, feed->readers[i].next);
 	return next;
 }

@@ -37,7 +37,7 @@ typedef enum EsFeedTurn
 {
 	ES_FEED_FILL, /* put the chunk's events, then EsFeedFilled() */
 	ES_FEED_READ, /* take what it wants of the chunk, then EsFeedDone() */
-	ES_FEED_END   /* all chunks are read */
+	ES_FEED_END   /* the pass is over */
 } EsFeedTurn;
 
 /* In shared memory. */
@@ -49,21 +49,28 @@ extern void EsFeedInit(EsFeed *feed, BlockNumber nblocks, int max_readers);
 /* Tells how many processes are going to read, before the first of them does. */
 extern void EsFeedStart(EsFeed *feed, int nreaders);
 
+/* Begins a pass of the reader through the log. */
+extern void EsFeedBegin(EsFeed *feed, int reader);
+
 /* Tells the reader what to do, and waits until there is something. */
 extern EsFeedTurn EsFeedNext(EsFeed *feed, int reader, EsFeedChunk **chunk);
 extern void EsFeedPut(EsFeedChunk *chunk, HeapTuple tuple, uint32 hash);
 extern void EsFeedFilled(EsFeed *feed, EsFeedChunk *chunk);
 extern void EsFeedDone(EsFeed *feed, int reader);
 
-/* Tells that the reader will not read on, so that nobody waits for it. */
+/* Ends the pass: the reader will not read the rest of it. */
+extern void EsFeedSkip(EsFeed *feed, int reader);
+
+/* Tells that the reader will not begin a pass for long, so that nobody waits for it. */
 extern void EsFeedLeave(EsFeed *feed, int reader);
 
 /* Makes tuple point to an event of a chunk, where it stays until EsFeedDone(). */
 static inline void
 EsFeedTuple(EsFeedChunk *chunk, uint32 event, HeapTuple tuple)
 {
-	char *data = (char *) chunk + MAXALIGN(offsetof(EsFeedChunk, data)) + chunk->events[event].offset;
+	char *data = (char *) chunk + MAXALIGN(offsetof(EsFeedChunk, data));
 
+	data += chunk->events[event].offset;
 	tuple->t_len = *(uint64 *) data;
 	tuple->t_data = (HeapTupleHeader) (data + sizeof(uint64));
 }

@@ -58,7 +58,6 @@ typedef struct ReadEvent
 typedef struct LogFold
 {
 	const EsFoldSpec *spec;
-	EsFeed *feed;  /* to read from; null: read the log */
 	bool filtered; /* spec leaves out events by their time or id */
 	EsFold *fold;
 	Relation events;
@@ -147,7 +146,6 @@ static void
 begin(LogFold *log, const EsFoldSpec *spec)
 {
 	log->spec = spec;
-	log->feed = spec->feed;
 	log->part.slices = Max(spec->slices, 1);
 	log->part.slice = spec->slice;
 	log->max_memory = (Size) EsReplayMemory * 1024 / log->part.slices;
@@ -257,7 +255,7 @@ fold_in_any_order(LogFold *log)
 	bool fits = true;
 	bool done = true;
 
-	if (log->feed != NULL)
+	if (log->spec->feed != NULL)
 		fits = fold_from_feed(log);
 	else if (IsParallelWorker())
 		fits = fold_in_physical_order(log);
@@ -267,6 +265,8 @@ fold_in_any_order(LogFold *log)
 	{
 		if (!fits || !log->misordered)
 			return fits;
+		if (log->spec->feed != NULL)
+			EsFeedLeave(log->spec->feed, log->spec->reader);
 		EsStatesVisit(log->part.states, forget_misordered, log->part.states);
 		return fold_in_position_order(log);
 	}
@@ -353,19 +353,20 @@ fold_from_feed(LogFold *log)
 	EsFeedTurn turn;
 
 	PredicateLockRelation(log->events, log->snapshot);
-	while (fits && (turn = EsFeedNext(log->feed, log->spec->reader, &chunk)) != ES_FEED_END)
+	EsFeedBegin(log->spec->feed, log->spec->reader);
+	while (fits && (turn = EsFeedNext(log->spec->feed, log->spec->reader, &chunk)) != ES_FEED_END)
 	{
 		if (turn == ES_FEED_FILL)
 		{
 			fill_chunk(log, scan, chunk);
-			EsFeedFilled(log->feed, chunk);
+			EsFeedFilled(log->spec->feed, chunk);
 			continue;
 		}
 		fits = fold_chunk(log, chunk);
-		EsFeedDone(log->feed, log->spec->reader);
+		EsFeedDone(log->spec->feed, log->spec->reader);
 	}
-	EsFeedLeave(log->feed, log->spec->reader);
-	log->feed = NULL;
+	if (!fits)
+		EsFeedSkip(log->spec->feed, log->spec->reader);
 	clear_batch(log);
 	table_endscan(scan);
 	return fits;

@@ -42,7 +42,7 @@ typedef struct EsFoldSpec
 	EsStates *only; /* fold the events of these keys only; or null */
 	int slices;     /* leave out all but one of so many slices of the keys; or 0 */
 	int slice;
-	EsFeed *feed; /* read the log first from here, as the reader of this number; or null */
+	EsFeed *feed; /* read the log from here, as the reader of this number; or null */
 	int reader;
 } EsFoldSpec;
 

@@ -6,8 +6,8 @@
  * A worker folds a slice as one process would fold all keys, and sends the rows
  * that come out to the leader, which writes them.  So no two processes need
  * the same state, and an aggregate's events are folded in the order in which a
- * single process folds them.  The log is read once for all of them (see feed.c);
- * a worker whose states don't fit into memory goes on alone.
+ * single process folds them.  The log is read for all of them together (see
+ * feed.c).
  *
  * The workers are those of parallel queries.  They share the leader's
  * transaction, so that they see a table, function or projection that it has
@@ -97,7 +97,9 @@ typedef struct Receiver
 	shm_mq_handle **queues; /* null: the worker is done */
 	Shared *shared;
 	EsFeed *feed;
-	int64 reported;
+	int64 reported; /* events read */
+	int64 expected;
+	int64 estimate; /* events in the log */
 	EsKey *key;
 	TupleTableSlot *row;
 	EsRowTaker take;
@@ -341,7 +343,8 @@ receive_all(Receiver *receiver)
 	for (int i = 0; i < open; i++)
 		receiver->queues[i] = shm_mq_attach(queue_of(workers->toc, i), workers->seg,
 											workers->worker[i].bgwhandle);
-	EsProgressExpect(EsLogEstimate());
+	receiver->estimate = receiver->expected = EsLogEstimate();
+	EsProgressExpect(receiver->expected);
 	while (open > 0)
 	{
 		bool received = false;
@@ -437,6 +440,14 @@ report(Receiver *receiver)
 {
 	int64 read = pg_atomic_read_u64(&receiver->shared->events_read);
 
+	/* If it is more than there should be, then the log is being read once more. */
+	while (read > receiver->expected)
+	{
+		int64 more = Max(receiver->estimate, 1000);
+
+		receiver->expected += more;
+		EsProgressExpect(receiver->expected - receiver->reported);
+	}
 	if (read > receiver->reported)
 		EsProgressAdd(read - receiver->reported);
 	receiver->reported = read;
@@ -477,8 +488,8 @@ fold_slices(Shared *shared, EsFeed *feed, EsProjection *projection, Relation tar
 			Max(shared->folded.up_to_position, folded.up_to_position);
 		shared->slices_done++;
 		SpinLockRelease(&shared->mutex);
-		spec.feed = NULL;
 	}
+	EsFeedLeave(feed, spec.reader);
 	ExecDropSingleTupleTableSlot(sender.row);
 }
 

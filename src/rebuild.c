@@ -125,6 +125,7 @@ build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFold
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool done = false;
+	volatile bool failed = false;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -133,8 +134,6 @@ build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFold
 		done = try_workers(rebuild, spec, nworkers, folded);
 		if (done)
 			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
@@ -150,8 +149,11 @@ build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFold
 				(errmsg_internal("parallel replay starts again without workers: %s", error->message)));
 		EsProjectionReset(rebuild->projection);
 		done = false;
+		failed = true;
 	}
 	PG_END_TRY();
+	if (!done && !failed)
+		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return done;
