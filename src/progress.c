@@ -46,19 +46,22 @@ static const char *const phases[] = {
 /* The replay that is going on. */
 static bool replaying = false;
 static char name[NAMEDATALEN * 2];
+static Oid target;
+static EsPhase current_phase;
 static int64 done;
 static int64 total;
 static TimestampTz started;
 static TimestampTz last_message;
 static pg_atomic_uint64 *shared_done = NULL;
 
+static void report(void);
 static void tell_client(void);
 
 PG_FUNCTION_INFO_V1(es_is_replaying);
 PG_FUNCTION_INFO_V1(es_replays);
 
 EsReplayState
-EsReplayBegin(const char *projection, Oid target)
+EsReplayBegin(const char *projection, Oid table)
 {
 	EsReplayState state = {.outer = replaying};
 
@@ -66,13 +69,12 @@ EsReplayBegin(const char *projection, Oid target)
 		return state;
 	replaying = true;
 	strlcpy(name, projection, sizeof(name));
+	target = table;
+	current_phase = 0;
 	done = 0;
 	total = 0;
 	started = last_message = GetCurrentTimestamp();
-	if (shared_done != NULL)
-		return state;
-	pgstat_progress_start_command((ProgressCommandType) PROGRESS_COMMAND, target);
-	pgstat_progress_update_param(SLOT_STARTED, started);
+	report();
 	return state;
 }
 
@@ -102,17 +104,15 @@ es_is_replaying(PG_FUNCTION_ARGS)
 void
 EsProgressPhase(EsPhase phase)
 {
-	if (replaying)
-		pgstat_progress_update_param(SLOT_PHASE, phase);
+	current_phase = phase;
+	report();
 }
 
 void
 EsProgressExpect(int64 events)
 {
-	if (!replaying)
-		return;
 	total = done + events;
-	pgstat_progress_update_param(SLOT_TOTAL, total);
+	report();
 }
 
 void
@@ -126,7 +126,7 @@ EsProgressAdd(int64 events)
 	if (!replaying)
 		return;
 	done += events;
-	pgstat_progress_update_param(SLOT_DONE, done);
+	report();
 	tell_client();
 }
 
@@ -134,6 +134,23 @@ void
 EsProgressShare(pg_atomic_uint64 *counter)
 {
 	shared_done = counter;
+}
+
+/*
+ * Makes the figures known.  The end of a subtransaction that is rolled back is
+ * for PostgreSQL the end of the command, so it is begun again.
+ */
+static void
+report(void)
+{
+	static const int slots[] = {SLOT_STARTED, SLOT_PHASE, SLOT_DONE, SLOT_TOTAL};
+	int64 values[] = {started, current_phase, done, total};
+
+	if (!replaying || shared_done != NULL || MyBEEntry == NULL)
+		return;
+	if (MyBEEntry->st_progress_command != (ProgressCommandType) PROGRESS_COMMAND)
+		pgstat_progress_start_command((ProgressCommandType) PROGRESS_COMMAND, target);
+	pgstat_progress_update_multi_param(lengthof(slots), slots, values);
 }
 
 /* Sends a message, unless the last one was sent just now. */
