@@ -75,14 +75,12 @@ EsFeedTuple(EsFeedChunk *chunk, uint32 event, HeapTuple tuple)
 	tuple->t_data = (HeapTupleHeader) (data + sizeof(uint64));
 }
 
-/* Fetches an event of a chunk into the processor's cache; there may be none of this number. */
+/* Fetches an event of a chunk into the processor's cache. */
 static inline void
 EsFeedPrefetch(EsFeedChunk *chunk, uint32 event)
 {
 	char *data = (char *) chunk + MAXALIGN(offsetof(EsFeedChunk, data));
 
-	if (event >= chunk->nevents)
-		return;
 	EsPrefetch(data + chunk->events[event].offset);
 	EsPrefetch(data + chunk->events[event].offset + PG_CACHE_LINE_SIZE / 2);
 }

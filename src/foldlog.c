@@ -402,9 +402,11 @@ fold_chunk(LogFold *log, EsFeedChunk *chunk)
 	for (uint32 i = 0; i < chunk->nevents && fits; i++)
 	{
 		ReadEvent *read = &log->batch[log->nbatch];
+		uint32 ahead = i + READ_AHEAD;
 		bool isnull;
 
-		EsFeedPrefetch(chunk, i + READ_AHEAD);
+		if (ahead < chunk->nevents && EsPartHas(&log->part, chunk->events[ahead].hash))
+			EsFeedPrefetch(chunk, ahead);
 		if (!EsPartHas(&log->part, chunk->events[i].hash))
 			continue;
 		CHECK_FOR_INTERRUPTS();
