@@ -16,11 +16,12 @@
  */
 typedef enum EsLockKind
 {
-	ES_LOCK_AGGREGATE = 7001, /* key: hash of type and id */
-	ES_LOCK_EVENT_ID = 7002,  /* key: hash of a given event id */
-	ES_LOCK_IN_FLIGHT = 7003, /* key: a position, see position.c */
-	ES_LOCK_ROW_KEY = 7004,   /* key: part of a hash, see keylock.c */
-	ES_LOCK_CHECKPOINT = 7005 /* key: a state table, see checkpoint.c */
+	ES_LOCK_AGGREGATE = 7001,  /* key: hash of type and id */
+	ES_LOCK_EVENT_ID = 7002,   /* key: hash of a given event id */
+	ES_LOCK_IN_FLIGHT = 7003,  /* key: a position, see position.c */
+	ES_LOCK_ROW_KEY = 7004,    /* key: part of a hash, see keylock.c */
+	ES_LOCK_CHECKPOINT = 7005, /* key: a state table, see checkpoint.c */
+	ES_LOCK_REPLAY = 7006      /* key: a state table, see replay.c */
 } EsLockKind;
 
 typedef struct EsKeyLock

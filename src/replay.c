@@ -5,10 +5,15 @@
  * ShareUpdateExclusiveLock on the state table from the beginning lets readers
  * and writers go on, until the new rows are put in place and caught up with the
  * log; from then on they wait for the end of the transaction.  See rebuild.c.
+ *
+ * Before it comes a lock of ours on the state table, so that a second replay
+ * can be told from the others that ShareUpdateExclusiveLock waits for: VACUUM,
+ * say.  It would do the same work again, so it is refused.
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "aggregate.h"
 #include "checkpoint.h"
 #include "errors.h"
 #include "fmgr.h"
@@ -20,6 +25,7 @@
 #include "rebuild.h"
 #include "registry.h"
 #include "statement.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -27,6 +33,7 @@
 PG_FUNCTION_INFO_V1(es_replay);
 
 static EsApplied replay(const char *name, const char *apply, int nworkers, bool in_place);
+static void refuse_second(EsProjection *projection);
 static EsApplied rebuild(EsProjection *projection, Relation target, int nworkers, bool in_place);
 static void restart(EsProjection *projection, int64 position);
 static void return_row(FunctionCallInfo fcinfo, const char *name, EsApplied *rebuilt,
@@ -70,6 +77,9 @@ replay(const char *name, const char *apply, int nworkers, bool in_place)
 	EsApplied rebuilt;
 
 	EsProjectionsEnter();
+	projection = EsProjectionFind(name);
+	EsProjectionCheckOwner(projection);
+	refuse_second(projection);
 	projection = EsProjectionOpenOwned(name, ShareUpdateExclusiveLock, &target);
 	if (apply != NULL && projection->apply == NULL)
 		ereport(ERROR,
@@ -95,6 +105,21 @@ replay(const char *name, const char *apply, int nworkers, bool in_place)
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return rebuilt;
+}
+
+/* Refuses to replay what another transaction replays. */
+static void
+refuse_second(EsProjection *projection)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, projection->target, ES_LOCK_REPLAY);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_REPLAY_NOT_POSSIBLE),
+				 errmsg("projection \"%s\" is already being replayed", projection->name),
+				 errdetail("Another transaction replays it, or has done so and is still open."),
+				 errhint("See es.replay_progress and pg_stat_activity.")));
 }
 
 /* Builds the rows anew, in the way of the projection's kind. */
