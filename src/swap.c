@@ -32,6 +32,7 @@
 #include "nodes/bitmapset.h"
 #include "optimizer/optimizer.h"
 #include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "storage/proc.h"
 #include "swap.h"
 #include "utils/relcache.h"
@@ -53,11 +54,14 @@ typedef struct SwapIndex
 static bool can_copy(Relation index);
 static Oid build_copy(Relation heap, Relation index);
 pg_noreturn static void rename_in_error(MemoryContext context, Relation index);
+static void transfer_predicate_locks(Relation table);
 static void swap_files(Oid a, Oid b);
 static void note_storage(Oid a, Oid b);
 static void own_toast(Oid relid, Oid toast);
 static void rename_toast(Relation table);
 static bool try_lock(List *tables, int timeout);
+static void lock_table(Oid relid, TimestampTz end);
+static void lock_relation(Oid relid, TimestampTz end);
 static void check_foreign_key(HeapTuple tuple);
 
 /*
@@ -162,6 +166,7 @@ EsSwapHeap(Relation table, Oid heap, List *indexes)
 	ListCell *lc;
 
 	CheckTableNotInUse(table, "rebuild");
+	transfer_predicate_locks(table);
 	swap_files(relid, heap);
 	foreach(lc, indexes)
 	{
@@ -274,6 +279,25 @@ rename_in_error(MemoryContext context, Relation index)
 }
 
 /*
+ * Makes serializable transactions that have read some rows, or pages of indexes,
+ * which will be others now, have read the whole table.
+ */
+static void
+transfer_predicate_locks(Relation table)
+{
+	ListCell *lc;
+
+	TransferPredicateLocksToHeapRelation(table);
+	foreach(lc, RelationGetIndexList(table))
+	{
+		Relation index = index_open(lfirst_oid(lc), NoLock);
+
+		TransferPredicateLocksToHeapRelation(index);
+		index_close(index, NoLock);
+	}
+}
+
+/*
  * Exchanges the storage of two tables, together with their toast tables, or of
  * two indexes.  The storage that a gets is of this transaction.
  */
@@ -359,7 +383,7 @@ rename_toast(Relation table)
 	ResetRelRewrite(toast);
 }
 
-/* Tries for some milliseconds to get AccessExclusiveLock on all of them. */
+/* Tries for some milliseconds to lock all of them. */
 static bool
 try_lock(List *tables, int timeout)
 {
@@ -374,10 +398,7 @@ try_lock(List *tables, int timeout)
 	PG_TRY();
 	{
 		foreach(lc, tables)
-		{
-			LockTimeout = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
-			LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
-		}
+			lock_table(lfirst_oid(lc), end);
 		LockTimeout = saved_timeout;
 		ReleaseCurrentSubTransaction();
 	}
@@ -399,6 +420,36 @@ try_lock(List *tables, int timeout)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return locked;
+}
+
+/*
+ * Locks a table with what will get other storage or go with it.  The indexes and
+ * the toast table can be locked alone: by ALTER INDEX, by autovacuum.
+ */
+static void
+lock_table(Oid relid, TimestampTz end)
+{
+	Relation table;
+	ListCell *lc;
+
+	lock_relation(relid, end);
+	table = table_open(relid, NoLock);
+	if (table->rd_rel->relkind == RELKIND_RELATION)
+	{
+		foreach(lc, RelationGetIndexList(table))
+			lock_relation(lfirst_oid(lc), end);
+		if (OidIsValid(table->rd_rel->reltoastrelid))
+			lock_relation(table->rd_rel->reltoastrelid, end);
+	}
+	table_close(table, NoLock);
+}
+
+/* Locks a relation, or raises 55P03 if it can't be had up to a time. */
+static void
+lock_relation(Oid relid, TimestampTz end)
+{
+	LockTimeout = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
+	LockRelationOid(relid, AccessExclusiveLock);
 }
 
 /* Checks all rows against a foreign key, as ALTER TABLE … VALIDATE CONSTRAINT does. */

@@ -11,7 +11,8 @@
 #include "utils/rel.h"
 
 /*
- * Takes AccessExclusiveLock on the tables, in their order.  Raises 55P03 in the
+ * Takes AccessExclusiveLock on the tables, in their order, their indexes and
+ * toast tables.  Raises 55P03 in the
  * name of state if they can't be had in time.
  */
 extern void EsSwapLock(Relation state, List *tables);
