@@ -204,13 +204,18 @@ EsHeapsStorage(EsHeaps *heaps)
 	return storage;
 }
 
+void
+EsHeapsLock(EsHeaps *heaps)
+{
+	EsSwapLock(heaps->target, heaps->tables);
+}
+
 int64
 EsHeapsSwap(EsHeaps *heaps)
 {
 	int64 rows = 0;
 	ListCell *lc;
 
-	EsSwapLock(heaps->target, heaps->tables);
 	foreach(lc, heaps->tables)
 		rows += swap(heaps, lfirst_oid(lc));
 	return rows;

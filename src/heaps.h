@@ -40,9 +40,12 @@ extern void EsHeapsBuildIndexes(EsHeaps *heaps);
  */
 extern EsStorage *EsHeapsStorage(EsHeaps *heaps);
 
+/* Takes AccessExclusiveLock on the state table and its partitions: see EsSwapLock(). */
+extern void EsHeapsLock(EsHeaps *heaps);
+
 /*
- * Puts the heaps, with their indexes, in the place of the tables' own, with
- * AccessExclusiveLock on all of them, and returns how many rows were written.
+ * Puts the heaps, with their indexes, in the place of the tables' own, which are
+ * locked, and returns how many rows were written.
  */
 extern int64 EsHeapsSwap(EsHeaps *heaps);
 

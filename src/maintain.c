@@ -84,7 +84,8 @@ EsMaintainEvent(EsMaintenance *maintenance, TupleTableSlot *event, int64 positio
 /*
  * The rows are written in the order of their last changes, so that a unique
  * value can go from one row to another in a batch as it can event by event.
- * The next command sees them.
+ * That is not enough where the batch holds the events of many transactions.  A
+ * replay can remove all rows before it writes them.  The next command sees them.
  */
 void
 EsMaintainWrite(EsMaintenance *maintenance)
@@ -95,6 +96,8 @@ EsMaintainWrite(EsMaintenance *maintenance)
 	changes.entries = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(EsStateEntry *) * most);
 	EsStatesVisit(maintenance->states, collect_change, &changes);
 	qsort(changes.entries, changes.count, sizeof(EsStateEntry *), compare_changes);
+	for (Size i = 0; i < changes.count; i++)
+		EsStateRowsClear(maintenance->rows, changes.entries[i]);
 	for (Size i = 0; i < changes.count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -15,10 +15,9 @@
  * for every transaction that has applied the projection, since those hold
  * RowExclusiveLock from before they got a position; those that wait for the
  * table have not got theirs.  So a fresh snapshot shows all events that the old
- * rows reflect, and those above the mark are folded into the new rows once they
- * are in place.  To have few of them, the new rows are brought up to later marks
- * while everybody goes on.  Who appends later does so to the new rows.  Each
- * event is applied once.
+ * rows reflect, and those above the mark are folded into the new rows.  To have
+ * few of them, the new rows are brought up to later marks while everybody goes
+ * on.  Who appends later does so to the new rows.  Each event is applied once.
  *
  * Parallel workers may do the folding (see parallel.c).  If an apply function
  * fails in one, then perhaps because an event came too early for it, which a
@@ -63,7 +62,8 @@ static bool try_workers(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, 
 static void write_rows(EsKey *key, EsStateEntry *rows, int nrows, void *arg);
 static void write_part(const EsFoldedPart *part, void *arg);
 static void write_state(EsStateEntry *entry, void *arg);
-static void follow(Rebuild *rebuild);
+static void finish(Rebuild *rebuild);
+static void follow(Rebuild *rebuild, const EsStorage *storage);
 static int64 catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage);
 
 EsApplied
@@ -82,9 +82,7 @@ EsRebuild(EsProjection *projection, Relation target, int nworkers)
 	build_heaps(rebuild, nworkers);
 
 	EsHeapsBuildIndexes(rebuild->heaps);
-	follow(rebuild);
-	rebuild->result.rows += EsHeapsSwap(rebuild->heaps);
-	catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(projection)), NULL);
+	finish(rebuild);
 	EsSwapCheckForeignKeys(EsHeapsTables(rebuild->heaps));
 
 	result = rebuild->result;
@@ -229,20 +227,39 @@ write_state(EsStateEntry *entry, void *arg)
 }
 
 /*
+ * Brings the new rows up to date and puts them in the table's place.  Where they
+ * are one heap, this is done before they get there: to logical replication, which
+ * has sent the same changes from the old rows, they would be changes of the table.
+ */
+static void
+finish(Rebuild *rebuild)
+{
+	EsStorage *storage = EsHeapsStorage(rebuild->heaps);
+
+	if (storage != NULL)
+		follow(rebuild, storage);
+	EsHeapsLock(rebuild->heaps);
+	if (storage != NULL)
+	{
+		catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(rebuild->projection)), storage);
+		table_close(storage->heap, NoLock);
+	}
+	rebuild->result.rows += EsHeapsSwap(rebuild->heaps);
+	if (storage == NULL)
+		catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(rebuild->projection)), NULL);
+}
+
+/*
  * Folds into the new rows, before they take the table's place, what has been
  * appended meanwhile, until little is left for the moment when writers wait.
  */
 static void
-follow(Rebuild *rebuild)
+follow(Rebuild *rebuild, const EsStorage *storage)
 {
-	EsStorage *storage = EsHeapsStorage(rebuild->heaps);
 	int64 events = FOLLOW_UP_TO;
 
-	if (storage == NULL)
-		return;
 	for (int pass = 0; pass < FOLLOW_PASSES && events >= FOLLOW_UP_TO; pass++)
 		events = catch_up(rebuild, Max(rebuild->mark, EsHighWaterMark()), storage);
-	table_close(storage->heap, NoLock);
 }
 
 /*

@@ -278,6 +278,23 @@ EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
 }
 
 void
+EsStateRowsClear(EsStateRows *rows, EsStateEntry *entry)
+{
+	Store *store;
+
+	if (!rows->quiet || !ItemPointerIsValid(&entry->tid))
+		return;
+	store = find_store(rows, entry->key);
+	store->stored->tts_tid = entry->tid;
+	if (store->checks != NULL)
+		simple_table_tuple_delete(store->table, &entry->tid, rows->estate->es_snapshot);
+	else
+		ExecSimpleRelationDelete(store->result, rows->estate, &rows->epqstate, store->stored);
+	ItemPointerSetInvalid(&entry->tid);
+	rows->gained--;
+}
+
+void
 EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry)
 {
 	bool stored = ItemPointerIsValid(&entry->tid);

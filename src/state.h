@@ -85,6 +85,13 @@ extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, 
  */
 extern void EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry);
 
+/*
+ * Deletes the row to be written, if the rows are quiet.  Once all those of a
+ * batch are gone, it doesn't matter for unique values in which order they are
+ * written.
+ */
+extern void EsStateRowsClear(EsStateRows *rows, EsStateEntry *entry);
+
 /* Inserts, updates or deletes the row as the entry's state says. */
 extern void EsStateRowsWrite(EsStateRows *rows, EsStateEntry *entry);
 
