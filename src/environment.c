@@ -20,6 +20,7 @@
 #include "fill.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "parser/scansup.h"
 #include "past.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -54,6 +55,7 @@ es_create_environment(PG_FUNCTION_ARGS)
 	int64 position = 0;
 
 	PreventCommandIfReadOnly("es.create_environment()");
+	truncate_identifier(schema, strlen(schema), true);
 	EsProjectionsEnter();
 	if (PG_ARGISNULL(3))
 		copies = all_projections();

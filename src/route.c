@@ -135,11 +135,11 @@ EsLeafIndex(EsLeaf *leaf, Oid index)
 {
 	Relation table = leaf->result->ri_RelationDesc;
 	List *indexes = RelationGetIndexList(table);
+	Oid pkey = table->rd_pkindex; /* an invalidation below may take it from the relation cache */
 	ListCell *lc;
 
-	if (OidIsValid(table->rd_pkindex) &&
-		list_member_oid(get_partition_ancestors(table->rd_pkindex), index))
-		return table->rd_pkindex;
+	if (OidIsValid(pkey) && list_member_oid(get_partition_ancestors(pkey), index))
+		return pkey;
 	foreach(lc, indexes)
 		if (list_member_oid(get_partition_ancestors(lfirst_oid(lc)), index))
 			return lfirst_oid(lc);
