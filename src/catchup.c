@@ -19,13 +19,13 @@
 #include "utils/snapmgr.h"
 
 static EsApplied fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
-						  const EsStorage *storage);
+						  EsStorage *storage);
 static void fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 					   EsMaintenance *maintenance, EsRange range, EsApplied *result);
 
 EsApplied
 EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
-		  const EsStorage *storage)
+		  EsStorage *storage)
 {
 	if (projection->apply != NULL)
 		return fold_log(projection, target, range, quiet, storage);
@@ -35,7 +35,7 @@ EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
 /* Folds the range into the stored rows. */
 static EsApplied
 fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
-		 const EsStorage *storage)
+		 EsStorage *storage)
 {
 	EsFold *fold = EsProjectionFold(projection, target);
 	MemoryContext context = CurrentMemoryContext;

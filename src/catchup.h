@@ -17,6 +17,6 @@
  * for folds only).
  */
 extern EsApplied EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
-						   const EsStorage *storage);
+						   EsStorage *storage);
 
 #endif /* ES_CATCHUP_H */

@@ -76,6 +76,7 @@ static NewHeap *add_heap(EsHeaps *heaps, ResultRelInfo *result, EsLeaf *leaf);
 static void flush(EsHeaps *heaps, NewHeap *heap);
 static TupleTableSlot *make_row(EsHeaps *heaps, NewHeap *heap, EsStateEntry *entry, int number);
 static TupleTableSlot *leaf_slot(EsHeaps *heaps, NewHeap *heap, int number);
+static Oid find_storage(EsStorage *storage, Relation table, Oid index, Oid *index_copy);
 static void build_indexes(EsHeaps *heaps, NewHeap *heap);
 static int64 swap(EsHeaps *heaps, Oid relid);
 static NewHeap *heap_of(EsHeaps *heaps, Oid relid);
@@ -194,13 +195,9 @@ EsStorage *
 EsHeapsStorage(EsHeaps *heaps)
 {
 	EsStorage *storage = palloc(sizeof(EsStorage));
-	NewHeap *heap;
 
-	if (heaps->router != NULL)
-		return NULL;
-	heap = linitial(heaps->list);
-	storage->heap = table_open(heap->heap_relid, NoLock);
-	storage->index = EsSwapIndexOf(heap->indexes, EsPrimaryKeyIndex(heaps->target));
+	storage->find = find_storage;
+	storage->arg = heaps;
 	return storage;
 }
 
@@ -325,13 +322,32 @@ leaf_slot(EsHeaps *heaps, NewHeap *heap, int number)
 	return heaps->leaf_slots[number];
 }
 
+/* EsStorage.find: a partition that no row has come for yet gets its heap now. */
+static Oid
+find_storage(EsStorage *storage, Relation table, Oid index, Oid *index_copy)
+{
+	EsHeaps *heaps = storage->arg;
+	NewHeap *heap = heap_of(heaps, RelationGetRelid(table));
+
+	if (heap == NULL)
+	{
+		heap = make_heap(heaps, table);
+		build_indexes(heaps, heap);
+	}
+	*index_copy = EsSwapIndexOf(heap->indexes, index);
+	return heap->heap_relid;
+}
+
 static void
 build_indexes(EsHeaps *heaps, NewHeap *heap)
 {
 	bool is_target = heap->relid == RelationGetRelid(heaps->target);
 	Relation table = is_target ? heaps->target : table_open(heap->relid, NoLock);
+	MemoryContext old;
 
+	old = MemoryContextSwitchTo(heaps->context);
 	heap->indexes = EsSwapBuildIndexes(table, heap->heap_relid);
+	MemoryContextSwitchTo(old);
 	if (!is_target)
 		table_close(table, NoLock);
 }

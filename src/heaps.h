@@ -34,10 +34,7 @@ extern void EsHeapsClose(EsHeaps *heaps);
 /* Builds indexes on the heaps, like those of the tables. */
 extern void EsHeapsBuildIndexes(EsHeaps *heaps);
 
-/*
- * Returns the storage that is to be the state table's, with its indexes, to be kept up
- * to date; null: it is not one heap.  The caller closes its heap.
- */
+/* Returns the storage that is to be the tables', with its indexes, to be kept up to date. */
 extern EsStorage *EsHeapsStorage(EsHeaps *heaps);
 
 /* Takes AccessExclusiveLock on the state table and its partitions: see EsSwapLock(). */

@@ -35,7 +35,7 @@ static int compare_changes(const void *a, const void *b);
 
 EsMaintenance *
 EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target, bool quiet,
-				const EsStorage *storage, volatile int64 *position)
+				EsStorage *storage, volatile int64 *position)
 {
 	EsMaintenance *maintenance = palloc(sizeof(EsMaintenance));
 

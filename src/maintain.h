@@ -19,7 +19,7 @@ typedef struct EsMaintenance EsMaintenance;
  * is set to the event at work, or to the last one of the row at work.
  */
 extern EsMaintenance *EsMaintainBegin(EsProjection *projection, EsFold *fold, Relation target,
-									  bool quiet, const EsStorage *storage,
+									  bool quiet, EsStorage *storage,
 									  volatile int64 *position);
 
 /* Folds the next event, in position order, that the projection wants. */

@@ -63,8 +63,8 @@ static void write_rows(EsKey *key, EsStateEntry *rows, int nrows, void *arg);
 static void write_part(const EsFoldedPart *part, void *arg);
 static void write_state(EsStateEntry *entry, void *arg);
 static void finish(Rebuild *rebuild);
-static void follow(Rebuild *rebuild, const EsStorage *storage);
-static int64 catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage);
+static void follow(Rebuild *rebuild, EsStorage *storage);
+static int64 catch_up(Rebuild *rebuild, int64 up_to, EsStorage *storage);
 
 EsApplied
 EsRebuild(EsProjection *projection, Relation target, int nworkers)
@@ -227,26 +227,19 @@ write_state(EsStateEntry *entry, void *arg)
 }
 
 /*
- * Brings the new rows up to date and puts them in the table's place.  Where they
- * are one heap, this is done before they get there: to logical replication, which
- * has sent the same changes from the old rows, they would be changes of the table.
+ * Brings the new rows up to date and puts them in the table's place.  They are
+ * complete before they get there: to logical replication, which has sent the same
+ * changes from the old rows, later ones would be changes of the table.
  */
 static void
 finish(Rebuild *rebuild)
 {
 	EsStorage *storage = EsHeapsStorage(rebuild->heaps);
 
-	if (storage != NULL)
-		follow(rebuild, storage);
+	follow(rebuild, storage);
 	EsHeapsLock(rebuild->heaps);
-	if (storage != NULL)
-	{
-		catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(rebuild->projection)), storage);
-		table_close(storage->heap, NoLock);
-	}
+	catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(rebuild->projection)), storage);
 	rebuild->result.rows += EsHeapsSwap(rebuild->heaps);
-	if (storage == NULL)
-		catch_up(rebuild, Max(rebuild->mark, EsProjectionBound(rebuild->projection)), NULL);
 }
 
 /*
@@ -254,7 +247,7 @@ finish(Rebuild *rebuild)
  * appended meanwhile, until little is left for the moment when writers wait.
  */
 static void
-follow(Rebuild *rebuild, const EsStorage *storage)
+follow(Rebuild *rebuild, EsStorage *storage)
 {
 	int64 events = FOLLOW_UP_TO;
 
@@ -267,7 +260,7 @@ follow(Rebuild *rebuild, const EsStorage *storage)
  * becomes the mark, and fires no triggers.  Returns how many there were.
  */
 static int64
-catch_up(Rebuild *rebuild, int64 up_to, const EsStorage *storage)
+catch_up(Rebuild *rebuild, int64 up_to, EsStorage *storage)
 {
 	EsRange range = {.after = rebuild->mark, .up_to = up_to, .max_events = PG_INT64_MAX};
 	EsApplied caught_up =

@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
@@ -68,7 +69,7 @@ typedef struct Store
 	ResultRelInfo *result;
 	TupleTableSlot *stored; /* a row of the table */
 	EsLeaf *leaf;           /* null: it is the state table itself */
-	ResultRelInfo *checks;  /* of the table whose storage this is to become; or null */
+	ResultRelInfo *checks;  /* of the table whose storage this is to become, and has been opened; or null */
 } Store;
 
 struct EsStateRows
@@ -81,12 +82,13 @@ struct EsStateRows
 	EPQState epqstate;
 	Store whole;         /* the state table, unless it is partitioned */
 	EsRouter *router;    /* if it is */
+	EsStorage *storage;  /* that has the rows; null: the table has */
 	TupleTableSlot *row; /* the row to write */
 	int64 gained;        /* rows inserted, less those deleted */
 };
 
 static void open_store(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index);
-static void open_storage(EsStateRows *rows, const EsStorage *storage, ResultRelInfo *checks);
+static void open_storage(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index);
 static void write_storage(EsStateRows *rows, Store *store, EsStateEntry *entry,
 						  TupleTableSlot *row);
 static void close_store(Store *store);
@@ -230,7 +232,7 @@ EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg)
 }
 
 EsStateRows *
-EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet, const EsStorage *storage)
+EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet, EsStorage *storage)
 {
 	EsStateRows *rows = palloc0(sizeof(EsStateRows));
 	ResultRelInfo *result;
@@ -238,13 +240,14 @@ EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet, const Es
 	rows->key = key;
 	rows->lock_rows = lock_rows;
 	rows->quiet = quiet;
+	rows->storage = storage;
 	InitDirtySnapshot(rows->dirty);
 	rows->estate = EsDirectBegin(table, &result);
 	EsEvalPlanQualInit(&rows->epqstate, rows->estate);
 	if (table->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		rows->router = EsRouterBegin(rows->estate, result);
 	else if (storage != NULL)
-		open_storage(rows, storage, result);
+		open_storage(rows, &rows->whole, result, key->index);
 	else
 		open_store(rows, &rows->whole, result, key->index);
 	rows->row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
@@ -280,16 +283,10 @@ EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry)
 void
 EsStateRowsClear(EsStateRows *rows, EsStateEntry *entry)
 {
-	Store *store;
-
-	if (!rows->quiet || !ItemPointerIsValid(&entry->tid))
+	if (rows->storage == NULL || !ItemPointerIsValid(&entry->tid))
 		return;
-	store = find_store(rows, entry->key);
-	store->stored->tts_tid = entry->tid;
-	if (store->checks != NULL)
-		simple_table_tuple_delete(store->table, &entry->tid, rows->estate->es_snapshot);
-	else
-		ExecSimpleRelationDelete(store->result, rows->estate, &rows->epqstate, store->stored);
+	simple_table_tuple_delete(find_store(rows, entry->key)->table, &entry->tid,
+							  rows->estate->es_snapshot);
 	ItemPointerSetInvalid(&entry->tid);
 	rows->gained--;
 }
@@ -340,11 +337,7 @@ EsStateRowsClose(EsStateRows *rows)
 		EsRouterEnd(rows->router);
 	}
 	else
-	{
-		if (rows->whole.checks != NULL)
-			ExecCloseIndices(rows->whole.result);
 		close_store(&rows->whole);
-	}
 	ExecDropSingleTupleTableSlot(rows->row);
 	EsDirectEnd(rows->estate);
 	pfree(rows);
@@ -379,14 +372,16 @@ EsStateCheckKey(EsKey *key, const Datum *values, TupleTableSlot *row)
 
 /* Opens storage beside the table that result is the executor's view of. */
 static void
-open_storage(EsStateRows *rows, const EsStorage *storage, ResultRelInfo *checks)
+open_storage(EsStateRows *rows, Store *store, ResultRelInfo *result, Oid index)
 {
-	ResultRelInfo *result = makeNode(ResultRelInfo);
+	ResultRelInfo *beside = makeNode(ResultRelInfo);
+	Oid index_copy;
+	Oid heap = rows->storage->find(rows->storage, result->ri_RelationDesc, index, &index_copy);
 
-	InitResultRelInfo(result, storage->heap, 1, NULL, 0);
-	ExecOpenIndices(result, false);
-	open_store(rows, &rows->whole, result, storage->index);
-	rows->whole.checks = checks;
+	InitResultRelInfo(beside, table_open(heap, NoLock), 1, NULL, 0);
+	ExecOpenIndices(beside, false);
+	open_store(rows, store, beside, index_copy);
+	store->checks = result;
 }
 
 /* Puts a row in place of the stored one in storage beside the table. */
@@ -428,6 +423,11 @@ close_store(Store *store)
 	index_endscan(store->scan);
 	index_close(store->index, NoLock);
 	ExecDropSingleTupleTableSlot(store->stored);
+	if (store->checks != NULL)
+	{
+		ExecCloseIndices(store->result);
+		table_close(store->table, NoLock);
+	}
 }
 
 /* Returns the table that the key's row is in, or would be. */
@@ -445,7 +445,10 @@ find_store(EsStateRows *rows, const Datum *key)
 		Store *store = palloc0(sizeof(Store));
 
 		store->leaf = leaf;
-		open_store(rows, store, leaf->result, EsLeafIndex(leaf, rows->key->index));
+		if (rows->storage != NULL)
+			open_storage(rows, store, leaf->result, EsLeafIndex(leaf, rows->key->index));
+		else
+			open_store(rows, store, leaf->result, EsLeafIndex(leaf, rows->key->index));
 		leaf->data = store;
 		MemoryContextSwitchTo(old);
 	}

@@ -58,11 +58,18 @@ extern uint32 EsStatesCount(EsStates *states);
 typedef void (*EsStateVisitor)(EsStateEntry *entry, void *arg);
 extern void EsStatesVisit(EsStates *states, EsStateVisitor visit, void *arg);
 
-/* Storage that a table is to get: a heap of its columns, without its triggers and constraints. */
+/*
+ * Storage that a table and its partitions are to get: heaps of their columns,
+ * without their triggers and constraints.
+ */
 typedef struct EsStorage
 {
-	Relation heap;
-	Oid index; /* like the table's primary key */
+	/*
+	 * Returns the heap of a table that has rows, and the index on it that is like
+	 * one of the table's; makes them if they are not there.
+	 */
+	Oid (*find)(struct EsStorage *storage, Relation table, Oid index, Oid *index_copy);
+	void *arg;
 } EsStorage;
 
 /* Direct access to the stored rows of a state table. */
@@ -73,10 +80,10 @@ typedef struct EsStateRows EsStateRows;
  * RowExclusiveLock on the table, and whatever keeps other projections' writers
  * off the keys that it will fetch.  lock_rows: others may write the table too,
  * so lock each row that is fetched.  quiet: fire no triggers.  storage, unless
- * null, has the rows instead of the table, which is not partitioned.
+ * null, has the rows instead of the table.
  */
 extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, bool quiet,
-									const EsStorage *storage);
+									EsStorage *storage);
 
 /*
  * Fetches the newest version of the key's row as the entry's state, waiting
@@ -86,9 +93,9 @@ extern EsStateRows *EsStateRowsOpen(Relation table, EsKey *key, bool lock_rows, 
 extern void EsStateRowsFetch(EsStateRows *rows, EsStates *states, EsStateEntry *entry);
 
 /*
- * Deletes the row to be written, if the rows are quiet.  Once all those of a
- * batch are gone, it doesn't matter for unique values in which order they are
- * written.
+ * Deletes the row to be written, if it is in storage that nobody sees yet.  Once
+ * all those of a batch are gone, it doesn't matter for unique values in which
+ * order they are written.
  */
 extern void EsStateRowsClear(EsStateRows *rows, EsStateEntry *entry);
 
