@@ -35,6 +35,8 @@
 #include "storage/predicate.h"
 #include "storage/proc.h"
 #include "swap.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/relcache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -61,7 +63,11 @@ static void own_toast(Oid relid, Oid toast);
 static void rename_toast(Relation table);
 static bool try_lock(List *tables, int timeout);
 static void lock_table(Oid relid, TimestampTz end);
-static void lock_relation(Oid relid, TimestampTz end);
+static void lock_relation(Oid relid, LOCKMODE lockmode, TimestampTz end);
+static void wait_for_grant(Oid relid, TimestampTz end);
+static TransactionId changing_transaction(Oid relid);
+static void lock_neighbours(List *tables, TimestampTz end);
+static bool is_checked(Form_pg_constraint constraint, List *tables);
 static void check_foreign_key(HeapTuple tuple);
 
 /*
@@ -206,12 +212,7 @@ EsSwapCheckForeignKeys(List *tables)
 	PushActiveSnapshot(GetLatestSnapshot());
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
-
-		if (constraint->contype == CONSTRAINT_FOREIGN && constraint->convalidated &&
-			!OidIsValid(constraint->conparentid) &&
-			(list_member_oid(tables, constraint->conrelid) ||
-			 list_member_oid(tables, constraint->confrelid)))
+		if (is_checked((Form_pg_constraint) GETSTRUCT(tuple), tables))
 			check_foreign_key(tuple);
 	}
 	PopActiveSnapshot();
@@ -399,6 +400,7 @@ try_lock(List *tables, int timeout)
 	{
 		foreach(lc, tables)
 			lock_table(lfirst_oid(lc), end);
+		lock_neighbours(tables, end);
 		LockTimeout = saved_timeout;
 		ReleaseCurrentSubTransaction();
 	}
@@ -432,24 +434,101 @@ lock_table(Oid relid, TimestampTz end)
 	Relation table;
 	ListCell *lc;
 
-	lock_relation(relid, end);
+	lock_relation(relid, AccessExclusiveLock, end);
 	table = table_open(relid, NoLock);
 	if (table->rd_rel->relkind == RELKIND_RELATION)
 	{
 		foreach(lc, RelationGetIndexList(table))
-			lock_relation(lfirst_oid(lc), end);
+			lock_relation(lfirst_oid(lc), AccessExclusiveLock, end);
 		if (OidIsValid(table->rd_rel->reltoastrelid))
-			lock_relation(table->rd_rel->reltoastrelid, end);
+			lock_relation(table->rd_rel->reltoastrelid, AccessExclusiveLock, end);
+		wait_for_grant(relid, end);
 	}
 	table_close(table, NoLock);
 }
 
 /* Locks a relation, or raises 55P03 if it can't be had up to a time. */
 static void
-lock_relation(Oid relid, TimestampTz end)
+lock_relation(Oid relid, LOCKMODE lockmode, TimestampTz end)
 {
 	LockTimeout = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
-	LockRelationOid(relid, AccessExclusiveLock);
+	LockRelationOid(relid, lockmode);
+}
+
+/*
+ * Waits for a transaction that has changed the table's entry in pg_class without
+ * a lock on the table, which is what GRANT does.
+ */
+static void
+wait_for_grant(Oid relid, TimestampTz end)
+{
+	TransactionId transaction;
+
+	while (TransactionIdIsValid(transaction = changing_transaction(relid)))
+	{
+		LockTimeout = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end));
+		XactLockTableWait(transaction, NULL, NULL, XLTW_None);
+	}
+	AcceptInvalidationMessages();
+}
+
+/* Returns the transaction that is changing the entry; invalid: there is none. */
+static TransactionId
+changing_transaction(Oid relid)
+{
+	Relation classes = table_open(RelationRelationId, AccessShareLock);
+	TransactionId transaction = InvalidTransactionId;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	ScanKeyData key;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(classes, ClassOidIndexId, true, &dirty, 1, &key);
+	while (!TransactionIdIsValid(transaction) && HeapTupleIsValid(systable_getnext(scan)))
+		transaction = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+	systable_endscan(scan);
+	table_close(classes, AccessShareLock);
+	return transaction;
+}
+
+/*
+ * Locks the tables at the other ends of foreign keys, as the check of these will,
+ * which then doesn't wait: for the replay of such a table, say, that waits for us.
+ */
+static void
+lock_neighbours(List *tables, TimestampTz end)
+{
+	Relation constraints = table_open(ConstraintRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(constraints, InvalidOid, false, NULL, 0, NULL);
+	List *neighbours = NIL;
+	HeapTuple tuple;
+	ListCell *lc;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_constraint constraint = (Form_pg_constraint) GETSTRUCT(tuple);
+
+		if (is_checked(constraint, tables))
+		{
+			neighbours = list_append_unique_oid(neighbours, constraint->conrelid);
+			neighbours = list_append_unique_oid(neighbours, constraint->confrelid);
+		}
+	}
+	systable_endscan(scan);
+	table_close(constraints, AccessShareLock);
+	foreach(lc, neighbours)
+		lock_relation(lfirst_oid(lc), RowShareLock, end);
+}
+
+/* Says whether a constraint is a foreign key of the tables' that is to be checked. */
+static bool
+is_checked(Form_pg_constraint constraint, List *tables)
+{
+	return constraint->contype == CONSTRAINT_FOREIGN && constraint->convalidated &&
+		!OidIsValid(constraint->conparentid) &&
+		(list_member_oid(tables, constraint->conrelid) ||
+		 list_member_oid(tables, constraint->confrelid));
 }
 
 /* Checks all rows against a foreign key, as ALTER TABLE … VALIDATE CONSTRAINT does. */

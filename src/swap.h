@@ -12,8 +12,8 @@
 
 /*
  * Takes AccessExclusiveLock on the tables, in their order, their indexes and
- * toast tables.  Raises 55P03 in the
- * name of state if they can't be had in time.
+ * toast tables, and a weaker one on tables at the other ends of foreign keys.
+ * Raises 55P03 in the name of state if they can't be had in time.
  */
 extern void EsSwapLock(Relation state, List *tables);
 
