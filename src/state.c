@@ -69,7 +69,7 @@ typedef struct Store
 	ResultRelInfo *result;
 	TupleTableSlot *stored; /* a row of the table */
 	EsLeaf *leaf;           /* null: it is the state table itself */
-	ResultRelInfo *checks;  /* of the table whose storage this is to become, and has been opened; or null */
+	ResultRelInfo *checks;  /* of the table that this is to be the storage of; or null */
 } Store;
 
 struct EsStateRows
