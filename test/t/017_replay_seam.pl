@@ -194,11 +194,37 @@ foreach my $stage (sort keys %stages)
 is($node->safe_psql('postgres', q(SELECT rows > 0 FROM es.replay('account'))), 't', 'the replay succeeds in the end');
 check('after the interruptions');
 
-# A crash just after the commit of what was not logged.
-$node->safe_psql('postgres', q(SELECT es.replay('account'); SELECT es.append('account', '1', 'X', '{"row": 1}');));
-$node->stop('immediate');
-$node->start;
-check('after a crash');
+# A crash just after the commit of what was not logged: written then, or synced.
+foreach my $threshold (qw(0 1GB))
+{
+	$node->safe_psql(
+		'postgres', qq(
+SET wal_skip_threshold = '$threshold';
+BEGIN;
+SELECT es.replay('account');
+SELECT es.append('account', '1', 'X', '{"row": 1}');
+SAVEPOINT s;
+SELECT es.replay('account');
+SELECT es.append('account', '2', 'X', '{"row": 1}');
+ROLLBACK TO s;
+SELECT es.append('account', '3', 'X', '{"row": 1}');
+SELECT es.replay('account'), es.replay('shared'), es.replay('counted');
+SELECT es.append('account', '4', 'X', '{"row": 1}');
+COMMIT;
+BEGIN;
+CREATE TABLE made (id text PRIMARY KEY, n integer);
+CREATE FUNCTION made_apply(state made, event es.events) RETURNS made LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 1)::made;
+SELECT es.create_projection('made', 'made', 'made_apply', event_types => '{X}');
+SELECT es.replay('made');
+COMMIT;
+));
+	$node->stop('immediate');
+	$node->start;
+	is($node->safe_psql('postgres', q(SELECT count(*) FROM es.verify_projection('made'))), '0', "wal_skip_threshold $threshold: a new table");
+	$node->safe_psql('postgres', 'SET client_min_messages = warning; DROP TABLE made CASCADE');
+	check("after a crash, wal_skip_threshold $threshold");
+}
 $node->safe_psql('postgres', q(VACUUM (FREEZE) account; REINDEX TABLE account; VACUUM FULL account));
 check('after VACUUM');
 $node->stop;
@@ -253,7 +279,9 @@ SELECT 'toast of nothing' FROM pg_class AS t WHERE relkind = 't' AND oid >= 1638
 UNION ALL
 SELECT concat(locktype, ' ', mode, ' ', relation::regclass) FROM pg_locks WHERE (relation = 'account'::regclass OR locktype = 'advisory')
 UNION ALL
-SELECT query FROM pg_stat_activity WHERE backend_type LIKE 'parallel%';
+SELECT query FROM pg_stat_activity WHERE backend_type LIKE 'parallel%'
+UNION ALL
+SELECT phase FROM es.replay_progress;
 ));
 }
 
