@@ -12,10 +12,12 @@ use Test::More;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $source = "$FindBin::RealBin/../c/account_apply.c";
 
-chomp(my $pgxs = `pg_config --pgxs`);
+# The server is a copy of an installation, which is what to build with.
+my $pg_config = $ENV{ES_PG_CONFIG} // 'pg_config';
+chomp(my $pgxs = `$pg_config --pgxs`);
 plan skip_all => 'no PGXS to build with' if !-e $pgxs;
 append_to_file("$dir/Makefile",
-	"MODULES = account_apply\nPG_CONFIG = pg_config\nPGXS := $pgxs\ninclude \$(PGXS)\n");
+	"MODULES = account_apply\nPG_CONFIG = $pg_config\nPGXS := $pgxs\ninclude \$(PGXS)\n");
 append_to_file("$dir/account_apply.c", slurp_file($source));
 delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS)};
 system_or_bail('make', '-s', '-C', $dir, 'with_llvm=no', 'account_apply.so');
