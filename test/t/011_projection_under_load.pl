@@ -82,6 +82,14 @@ RETURN es.create_projection('made', 'made', 'apply(made, es.events)',
                             key => $$(data->>'bucket')::integer, event_type$$);
 SELECT make();
 
+-- Replays a projection, unless somebody else does.
+CREATE FUNCTION replay(projection text) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN (SELECT rows FROM es.replay(replay.projection));
+EXCEPTION WHEN SQLSTATE 'SE009' THEN
+	RETURN NULL;
+END $$;
+
 -- Waits until somebody replays by_bucket; for a transaction tried again there may be none.
 CREATE FUNCTION wait_for_replay() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -179,19 +187,19 @@ COMMIT;
 $breath",
 	'undone@1' => "
 BEGIN;
-SELECT es.replay('alive');
+SELECT replay('alive');
 ROLLBACK;
 $breath",
 	'replay@2' => "
-SELECT * FROM es.replay('by_aggregate');
+SELECT replay('by_aggregate');
 $breath
-SELECT * FROM es.replay('by_bucket');
+SELECT replay('by_bucket');
 $breath",
 	'small@2' => "
 SET es.replay_memory = '64kB';
-SELECT * FROM es.replay('alive');
+SELECT replay('alive');
 $breath
-SELECT * FROM es.replay('by_aggregate');
+SELECT replay('by_aggregate');
 $breath
 RESET es.replay_memory;");
 
@@ -370,7 +378,7 @@ sub unexpected_errors
 	foreach (split /\n/, slurp_file($node->logfile))
 	{
 		next unless /\] (\S*) sqlstate=(\w+) (?:ERROR|FATAL|PANIC): /;
-		next if $expected{$2} || $1 eq 'provoked' && $2 eq '57014';
+		next if $expected{$2} || $1 eq 'provoked' && $2 =~ /^(57014|SE009)$/;
 		push @lines, $_;
 	}
 	return join("\n", grep { defined } @lines[ 0 .. 4 ]);
