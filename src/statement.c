@@ -55,7 +55,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define FOLLOW_UP_TO  100   /* events that may be left for the moment when writers wait */
+#define FOLLOW_UP_TO  100 /* events that may be left for the moment when writers wait */
+#define FOLLOW_PASSES 10
 #define REBUILD_BATCH 10000 /* events at most that are handed over at once */
 
 static Oid writing = InvalidOid; /* state table of the statement that runs */
@@ -193,6 +194,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	EsRange range = {.max_events = PG_INT64_MAX};
 	EsApplied result = {0};
 	List *tables = list_make1_oid(RelationGetRelid(target));
+	int64 events = FOLLOW_UP_TO;
 	EsRedirect *redirect;
 
 	CheckTableNotInUse(target, "rebuild");
@@ -203,9 +205,11 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	EsRedirectBegin(redirect);
 	PG_TRY();
 	{
-		do
+		for (int pass = 0; pass < FOLLOW_PASSES && events >= FOLLOW_UP_TO; pass++)
+		{
 			range.up_to = Max(range.after, EsHighWaterMark());
-		while (run_range(projection, target, &range, &result) >= FOLLOW_UP_TO);
+			events = run_range(projection, target, &range, &result);
+		}
 		EsSwapLock(target, tables);
 		EsProgressPhase(ES_PHASE_CATCHING_UP);
 		range.up_to = Max(range.after, EsProjectionBound(projection));
