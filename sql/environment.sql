@@ -79,6 +79,7 @@ SELECT relname FROM pg_class WHERE relnamespace = 'now'::regnamespace AND relkin
 SET client_min_messages = warning;
 DROP SCHEMA now CASCADE;
 SELECT pg_temp.try('SELECT es.create_environment(''now'', projections => ''{total,kept}'')');
+DROP SCHEMA now CASCADE;
 SELECT pg_temp.try('SELECT es.create_environment(''now'', projections => ''{total,missing}'')');
 SELECT pg_temp.try('SELECT es.create_environment(''now'', projections => ''{total,NULL}'')');
 SELECT pg_temp.try('SELECT es.create_environment(NULL)');

@@ -15,6 +15,7 @@
 #include "catalog/pg_class_d.h"
 #include "catalog/pg_type_d.h"
 #include "commands/comment.h"
+#include "compat.h"
 #include "errors.h"
 #include "executor/spi.h"
 #include "fill.h"
@@ -81,7 +82,7 @@ es_create_environment(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Returns a copy to make of each fold projection's table. */
+/* Returns a copy to make of each projection's table. */
 static List *
 all_projections(void)
 {
@@ -92,11 +93,11 @@ all_projections(void)
 	{
 		EsProjection *projection = lfirst(lc);
 
-		if (projection->apply != NULL)
+		if (projection->apply != NULL || EsRelationOwnerCheck(projection->target, GetUserId()))
 			add_projection(&copies, projection);
 		else
 			ereport(NOTICE,
-					(errmsg("leaving out projection \"%s\", which has statements, not an apply function",
+					(errmsg("leaving out projection \"%s\", whose statements only its owner may run",
 							projection->name)));
 	}
 	return copies;
@@ -121,7 +122,8 @@ named_projections(ArrayType *names)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("projections must not contain nulls")));
 		projection = EsProjectionFind(TextDatumGetCString(items[i]));
-		EsPastCheckFold(projection, "run for another table");
+		if (projection->apply == NULL)
+			EsProjectionCheckOwner(projection);
 		add_projection(&copies, projection);
 	}
 	return copies;

@@ -9,6 +9,9 @@
  */
 #include "postgres.h"
 
+#include "catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class_d.h"
 #include "compat.h"
 #include "errors.h"
 #include "executor/executor.h"
@@ -17,9 +20,11 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
+#include "statement.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 #define FOLDED "es_folded" /* name of the relation of rows */
@@ -50,6 +55,9 @@ static void keep_part(const EsFoldedPart *part, void *arg);
 static void keep_state(EsStateEntry *entry, void *arg);
 static TupleTableSlot *complete(Fill *fill);
 static int64 insert_rows(Fill *fill, Relation table, const char *columns);
+static int64 run_statements(const EsFoldSpec *spec, Relation table, const char *columns,
+							int64 *up_to_position);
+static bool passes(TupleTableSlot *event, const void *arg);
 
 int64
 EsFill(const EsFoldSpec *spec, Relation table, int64 *up_to_position)
@@ -64,12 +72,15 @@ EsFill(const EsFoldSpec *spec, Relation table, int64 *up_to_position)
 	columns = column_list(fill, table);
 	fill->row = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	fill->completed = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-	fill->rows = tuplestore_begin_heap(false, false, work_mem);
-
-	*up_to_position = EsFoldLog(spec, keep_part, fill).up_to_position;
-	count = insert_rows(fill, table, columns);
-
-	tuplestore_end(fill->rows);
+	if (spec->projection->apply != NULL)
+	{
+		fill->rows = tuplestore_begin_heap(false, false, work_mem);
+		*up_to_position = EsFoldLog(spec, keep_part, fill).up_to_position;
+		count = insert_rows(fill, table, columns);
+		tuplestore_end(fill->rows);
+	}
+	else
+		count = run_statements(spec, table, columns, up_to_position);
 	ExecDropSingleTupleTableSlot(fill->completed);
 	ExecDropSingleTupleTableSlot(fill->row);
 	FreeExecutorState(fill->estate);
@@ -244,4 +255,45 @@ insert_rows(Fill *fill, Relation table, const char *columns)
 	count = SPI_processed;
 	SPI_finish();
 	return count;
+}
+
+/* Has the statements write storage beside the state table, and inserts what it has then. */
+static int64
+run_statements(const EsFoldSpec *spec, Relation table, const char *columns, int64 *up_to_position)
+{
+	EsRange range = {
+		.up_to = spec->up_to_position,
+		.max_events = PG_INT64_MAX,
+		.snapshot = GetActiveSnapshot(),
+		.passes = passes,
+		.arg = spec,
+	};
+	Oid storage = EsStatementsBeside(spec->projection, spec->target, range,
+									 "Use another projection.", up_to_position);
+	char *schema = get_namespace_name(RelationGetNamespace(table));
+	char *from = quote_qualified_identifier(get_namespace_name(get_rel_namespace(storage)),
+											get_rel_name(storage));
+	ObjectAddress object;
+	int64 count;
+
+	SPI_connect();
+	if (SPI_execute(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM ONLY %s",
+							 quote_qualified_identifier(schema, RelationGetRelationName(table)),
+							 columns, columns, from),
+					false, 0) < 0)
+		elog(ERROR, "could not insert into \"%s\"", RelationGetRelationName(table));
+	count = SPI_processed;
+	SPI_finish();
+	ObjectAddressSet(object, RelationRelationId, storage);
+	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	return count;
+}
+
+/* Says whether the spec, arg, lets the event through. */
+static bool
+passes(TupleTableSlot *event, const void *arg)
+{
+	bool isnull;
+
+	return EsFoldPasses(arg, event, DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull)));
 }

@@ -92,7 +92,6 @@ static bool fold_in_position_order(LogFold *log);
 static bool take_event(LogFold *log, bool in_position_order);
 static void count_read(LogFold *log);
 static bool is_wanted(LogFold *log, ReadEvent *read);
-static bool passes(const EsFoldSpec *spec, ReadEvent *read);
 static bool has_parked(const EsFoldSpec *spec, int64 position);
 static int compare_ids(const void *a, const void *b);
 static int compare_positions(const void *a, const void *b);
@@ -490,7 +489,7 @@ is_wanted(LogFold *log, ReadEvent *read)
 	log->result.up_to_position = Max(log->result.up_to_position, read->position);
 	if (!EsProjectionMatches(log->spec->projection, read->event))
 		return false;
-	if (log->filtered && !passes(log->spec, read))
+	if (log->filtered && !EsFoldPasses(log->spec, read->event, read->position))
 		return false;
 	fold->key_econtext->ecxt_outertuple = read->event;
 	if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
@@ -499,23 +498,22 @@ is_wanted(LogFold *log, ReadEvent *read)
 	return true;
 }
 
-/* Says whether the caller does not leave the event out. */
-static bool
-passes(const EsFoldSpec *spec, ReadEvent *read)
+bool
+EsFoldPasses(const EsFoldSpec *spec, TupleTableSlot *event, int64 position)
 {
 	bool isnull;
 
 	if (spec->as_of != NULL)
 	{
-		Datum recorded_at = slot_getattr(read->event, ES_EVENT_RECORDED_AT, &isnull);
+		Datum recorded_at = slot_getattr(event, ES_EVENT_RECORDED_AT, &isnull);
 
 		if (DatumGetTimestampTz(recorded_at) > *spec->as_of)
 			return false;
 	}
-	if (spec->nparked > 0 && has_parked(spec, read->position))
+	if (spec->nparked > 0 && has_parked(spec, position))
 		return false;
 	return spec->nexcluded == 0 ||
-		bsearch(DatumGetUUIDP(slot_getattr(read->event, ES_EVENT_EVENT_ID, &isnull)),
+		bsearch(DatumGetUUIDP(slot_getattr(event, ES_EVENT_EVENT_ID, &isnull)),
 				spec->excluded, spec->nexcluded, sizeof(pg_uuid_t), compare_ids) == NULL;
 }
 

@@ -58,6 +58,9 @@ typedef struct EsFolded
  */
 extern EsFolded EsFoldLog(const EsFoldSpec *spec, EsPartTaker take, void *arg);
 
+/* Says whether the spec does not leave the event out by its time, id or position. */
+extern bool EsFoldPasses(const EsFoldSpec *spec, TupleTableSlot *event, int64 position);
+
 /* Becomes the projection's owner, to evaluate what belongs to the fold; ends with EsActingEnd(). */
 extern void EsFoldAct(const EsFoldSpec *spec, EsActing *acting);
 

@@ -31,6 +31,7 @@
 
 PG_FUNCTION_INFO_V1(es_replay_into);
 
+static void check_statements(EsProjection *projection, const char *apply);
 static Relation open_table(Oid relid);
 static void check_table(Relation table);
 static void check_empty(Relation table);
@@ -60,7 +61,7 @@ es_replay_into(PG_FUNCTION_ARGS)
 				 errmsg("target must not be null")));
 	EsProjectionsEnter();
 	projection = EsPastOpen(name, AccessShareLock, &target);
-	EsPastCheckFold(projection, "run for another table");
+	check_statements(projection, apply);
 	table = open_table(PG_GETARG_OID(1));
 	check_empty(table);
 
@@ -76,6 +77,23 @@ es_replay_into(PG_FUNCTION_ARGS)
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	PG_RETURN_INT64(rows);
+}
+
+/*
+ * Statements run for the owner only: who may read what they have written may not
+ * have them do it again.
+ */
+static void
+check_statements(EsProjection *projection, const char *apply)
+{
+	if (projection->apply != NULL)
+		return;
+	EsProjectionCheckOwner(projection);
+	if (apply != NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_INVALID_PROJECTION),
+				 errmsg("projection \"%s\" has statements, not an apply function",
+						projection->name)));
 }
 
 /* Opens the table to fill, for somebody who may insert into it. */

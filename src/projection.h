@@ -28,6 +28,10 @@ typedef struct EsRange
 	int64 after;
 	int64 up_to;
 	int64 max_events;
+	/* Statements only: the snapshot (null: the latest) and which of the events (null: all). */
+	Snapshot snapshot;
+	bool (*passes)(TupleTableSlot *event, const void *arg);
+	const void *arg;
 } EsRange;
 
 /* What applying events came to. */

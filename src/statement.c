@@ -121,7 +121,8 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 	EsApplied result = {.up_to_position = range.after, .bound = range.up_to, .all = true};
 	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
 	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot snapshot =
+		RegisterSnapshot(range.snapshot != NULL ? range.snapshot : GetLatestSnapshot());
 	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 2);
 	TupleTableSlot *event = table_slot_create(log, NULL);
 	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
@@ -144,7 +145,8 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 			CHECK_FOR_INTERRUPTS();
 			result.up_to_position =
 				DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
-			if (!EsProjectionMatches(projection, event))
+			if (!EsProjectionMatches(projection, event) ||
+				(range.passes != NULL && !range.passes(event, range.arg)))
 				continue;
 			tuplestore_puttupleslot(chunk, event);
 			result.all = ++result.events < range.max_events;
@@ -224,6 +226,32 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	EsSwapCheckForeignKeys(tables);
 	result.rows = count_rows(target);
 	return result;
+}
+
+Oid
+EsStatementsBeside(EsProjection *projection, Relation target, EsRange range, const char *hint,
+				   int64 *up_to_position)
+{
+	EsReplayState state = EsReplayBegin(projection->name, projection->target);
+	EsRedirect *volatile redirect;
+
+	PG_TRY();
+	{
+		check_targets(projection, EsProjectionFold(projection, target));
+		redirect = EsRedirectMake(target, projection->name, hint);
+		EsProgressPhase(ES_PHASE_FOLDING);
+		EsProgressExpect(EsLogEstimate());
+		EsRedirectBegin(redirect);
+		*up_to_position = EsStatementsCatchUp(projection, target, range).up_to_position;
+	}
+	PG_FINALLY();
+	{
+		EsRedirectEnd();
+		EsReplayEnd(state);
+	}
+	PG_END_TRY();
+	CommandCounterIncrement();
+	return redirect->heap;
 }
 
 EsApplied

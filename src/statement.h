@@ -44,6 +44,15 @@ extern EsApplied EsStatementsCatchUp(EsProjection *projection, Relation target, 
 extern EsApplied EsStatementsRebuild(EsProjection *projection, Relation target);
 
 /*
+ * Runs the statements for a range of events, with new storage in the place of the
+ * state table, and returns the storage, a table, which the caller drops.
+ * *up_to_position is set to that of the last event.  The caller has opened target.
+ * Raises SE009, with the hint, where that isn't possible.
+ */
+extern Oid EsStatementsBeside(EsProjection *projection, Relation target, EsRange range,
+							  const char *hint, int64 *up_to_position);
+
+/*
  * Does so in the table itself: empties it and runs the statements.  Takes
  * ShareRowExclusiveLock on target, which the caller has opened.
  */

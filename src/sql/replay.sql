@@ -50,7 +50,7 @@ RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'es_replay_into';
 
 COMMENT ON FUNCTION es.replay_into(text, regclass, bigint, timestamptz, text, uuid[]) IS
-'Fills another, empty table of the same shape with the fold of the events: those at or below a position, those recorded at or before a time, those but for given ones; with another apply function if one is given. Returns how many rows were inserted. Writers of the log and of the state table go on';
+'Fills another, empty table of the same shape with what the events give: those at or below a position, those recorded at or before a time, those but for given ones; with another apply function if one is given. Returns how many rows were inserted. Writers of the log and of the state table go on';
 
 CREATE FUNCTION es.create_environment(schema_name text, as_of_position bigint DEFAULT NULL,
 	as_of timestamptz DEFAULT NULL, projections text[] DEFAULT NULL)
@@ -58,7 +58,7 @@ RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'es_create_environment';
 
 COMMENT ON FUNCTION es.create_environment(text, bigint, timestamptz, text[]) IS
-'Creates a schema with a table like each state table of the fold projections (of those named only), filled with the fold of the events up to one moment: a position, a time, or now. The tables are the caller''s, with the indexes, constraints and comments of the state tables, and no projection keeps them';
+'Creates a schema with a table like each state table (of the projections named only), filled with what the events up to one moment give: a position, a time, or now. The tables are the caller''s, with the indexes, constraints and comments of the state tables, and no projection keeps them';
 
 CREATE FUNCTION es.verify_projection(projection text, apply text DEFAULT NULL)
 RETURNS TABLE (key text, actual jsonb, expected jsonb)
