@@ -222,10 +222,16 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 	{
 		EsProjection *projection = lfirst(lc);
 
+		if (projection->statements != NIL && was_touched(projection))
+			follow_statements(projection);
+	}
+	/* This may lock the registry, so it comes when no other lock is needed any more. */
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+
 		if (projection->apply != NULL)
 			EsRegistryFollow(projection->name, projection->target, projection->apply);
-		else if (projection->statements != NIL && was_touched(projection))
-			follow_statements(projection);
 	}
 	EsProjectionsLeave();
 	PG_RETURN_NULL();

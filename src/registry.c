@@ -45,6 +45,7 @@
 #include "nodes/value.h"
 #include "parser/parse_func.h"
 #include "registry.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -62,6 +63,7 @@ static void protect_partition(Oid partition);
 static void check_partition(Oid partition, Oid target);
 static void add_row(const EsRegistryRow *row);
 static SysScanDesc scan_handlers(Relation handlers, Snapshot snapshot, const char *name);
+static bool is_followed(Oid target, const char *text);
 static void set_apply(const char *name, Oid function);
 static void change_row(const char *name, int ncolumns, int *columns, Datum *values, bool *nulls);
 static void execute(const char *command);
@@ -189,19 +191,33 @@ EsRegistrySetFunction(const char *name, Oid target, Oid function)
 void
 EsRegistryFollow(const char *name, Oid target, const char *text)
 {
+	Oid function;
+
+	if (is_followed(target, text))
+		return;
+	LockRelationOid(EsCatalogOid(ES_OBJECT_PROJECTION), ShareRowExclusiveLock);
+	if (is_followed(target, text))
+		return;
+	function = EsRegistryFunction(target);
+	if (OidIsValid(function))
+		set_apply(name, function);
+	else
+		EsRegistrySetFunction(name, target, EsApplyFind(target, text));
+}
+
+/*
+ * Says whether text and dependency agree, or there is nothing to depend.  The
+ * jobs of a parallel restore may all find that they don't, at the same time.
+ */
+static bool
+is_followed(Oid target, const char *text)
+{
 	Oid function = EsRegistryFunction(target);
 
 	if (OidIsValid(function))
-	{
-		if (strcmp(EsApplyText(function), text) != 0)
-			set_apply(name, function);
-	}
-	else if (OidIsValid(get_trigger_oid(target, PROTECT_TRIGGER, true)))
-	{
-		function = EsApplyFind(target, text);
-		if (OidIsValid(function))
-			EsRegistrySetFunction(name, target, function);
-	}
+		return strcmp(EsApplyText(function), text) == 0;
+	return !OidIsValid(get_trigger_oid(target, PROTECT_TRIGGER, true)) ||
+		!OidIsValid(EsApplyFind(target, text));
 }
 
 void
