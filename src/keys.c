@@ -84,7 +84,6 @@ static void add_aggregate_lock(EsStateEntry *entry, void *arg);
 static void wait_for_writer(EsStateEntry *entry, void *arg);
 static void fold_aggregates(Keys *keys);
 static void fold_aggregate(EsStateEntry *entry, void *arg);
-static bool is_parked(const EsFoldSpec *spec, int64 position);
 static void write_part(const EsFoldedPart *part, void *arg);
 static void compare_row(EsStateEntry *entry, void *arg);
 static bool same_row(Keys *keys, HeapTuple stored, HeapTuple folded);
@@ -312,7 +311,8 @@ fold_aggregate(EsStateEntry *entry, void *arg)
 		HeapTuple row;
 
 		CHECK_FOR_INTERRUPTS();
-		if (position > spec->up_to_position || is_parked(spec, position) ||
+		if (position > spec->up_to_position ||
+			!EsFoldPasses(spec, aggregates->event, position) ||
 			!EsProjectionMatches(spec->projection, aggregates->event))
 			continue;
 		folded->last_position = position;
@@ -323,15 +323,6 @@ fold_aggregate(EsStateEntry *entry, void *arg)
 	}
 	index_endscan(scan);
 	ExecClearTuple(aggregates->event);
-}
-
-static bool
-is_parked(const EsFoldSpec *spec, int64 position)
-{
-	for (int i = 0; i < spec->nparked; i++)
-		if (spec->parked[i] == position)
-			return true;
-	return false;
 }
 
 /*

@@ -32,6 +32,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
+#include "filter.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -139,9 +140,7 @@ find_loader(FunctionCallInfo fcinfo)
 	if (loader != NULL && loader->ready && loader->changes == EsProjectionChanges() &&
 		loader->caller == GetUserId() &&
 		(named == NULL) == (loader->named == NULL) &&
-		(named == NULL ||
-		 (VARSIZE_ANY_EXHDR(named) == VARSIZE_ANY_EXHDR(loader->named) &&
-		  memcmp(VARDATA_ANY(named), VARDATA_ANY(loader->named), VARSIZE_ANY_EXHDR(named)) == 0)))
+		(named == NULL || EsSameText(named, loader->named)))
 		return loader;
 
 	fcinfo->flinfo->fn_extra = NULL;
@@ -348,18 +347,8 @@ compile_generated(Loader *loader, Relation relation)
 static void
 check_aggregate_type(Loader *loader, text *aggregate_type)
 {
-	ListCell *lc;
-
-	if (loader->aggregate_types == NIL)
+	if (EsFilterPasses(loader->aggregate_types, aggregate_type))
 		return;
-	foreach(lc, loader->aggregate_types)
-	{
-		text *item = lfirst(lc);
-
-		if (VARSIZE_ANY_EXHDR(item) == VARSIZE_ANY_EXHDR(aggregate_type) &&
-			memcmp(VARDATA_ANY(item), VARDATA_ANY(aggregate_type), VARSIZE_ANY_EXHDR(item)) == 0)
-			return;
-	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("projection \"%s\" takes no events of aggregate type \"%s\"",

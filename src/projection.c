@@ -617,22 +617,10 @@ compile_statements(EsProjection *projection, Relation events, EsFold *fold)
 static bool
 passes_filter(List *list, TupleTableSlot *event, EsEventColumn column)
 {
-	text *wanted;
-	ListCell *lc;
 	bool isnull;
 
-	if (list == NIL)
-		return true;
-	wanted = DatumGetTextPP(slot_getattr(event, column, &isnull));
-	foreach(lc, list)
-	{
-		text *item = lfirst(lc);
-
-		if (VARSIZE_ANY_EXHDR(item) == VARSIZE_ANY_EXHDR(wanted) &&
-			memcmp(VARDATA_ANY(item), VARDATA_ANY(wanted), VARSIZE_ANY_EXHDR(item)) == 0)
-			return true;
-	}
-	return false;
+	return list == NIL ||
+		EsFilterPasses(list, DatumGetTextPP(slot_getattr(event, column, &isnull)));
 }
 
 static void

@@ -37,6 +37,7 @@
 #include "errors.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "filter.h"
 #include "guc.h"
 #include "handler.h"
 #include "miscadmin.h"
@@ -350,8 +351,7 @@ find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event)
 
 		if (handled == NULL)
 			other = lfirst(handler);
-		else if (VARSIZE_ANY_EXHDR(handled) == VARSIZE_ANY_EXHDR(type) &&
-				 memcmp(VARDATA_ANY(handled), VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)) == 0)
+		else if (EsSameText(handled, type))
 			return lfirst(handler);
 	}
 	return other;
