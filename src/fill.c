@@ -3,9 +3,10 @@
  *	  Writing the rows that the log gives into a table of the same shape.
  *
  * The fold runs as the projection's owner, and its rows go into a tuplestore,
- * which work_mem bounds.  Then one INSERT reads them as a relation, as the
- * current user: so privileges, row-level security, defaults, constraints,
- * triggers and partitions of the table are what they are for any INSERT.
+ * which work_mem bounds; statements write storage beside the state table.  Then
+ * one INSERT reads the rows as a relation, as the current user: so privileges,
+ * row-level security, defaults, constraints, triggers and partitions of the
+ * table are what they are for any INSERT.
  */
 #include "postgres.h"
 
@@ -47,6 +48,7 @@ typedef struct Fill
 	Tuplestorestate *rows;
 } Fill;
 
+static int64 fold(Fill *fill, Relation table, const char *columns, int64 *up_to_position);
 static char *column_list(Fill *fill, Relation table);
 static bool takes_column(Fill *fill, Form_pg_attribute column, Relation table);
 pg_noreturn static void wrong_shape(Relation table, Relation state, const char *detail);
@@ -54,7 +56,8 @@ static void add_generated(Fill *fill, Form_pg_attribute column);
 static void keep_part(const EsFoldedPart *part, void *arg);
 static void keep_state(EsStateEntry *entry, void *arg);
 static TupleTableSlot *complete(Fill *fill);
-static int64 insert_rows(Fill *fill, Relation table, const char *columns);
+static int64 insert_rows(Relation table, const char *columns, const char *source,
+						 EphemeralNamedRelation given);
 static int64 run_statements(const EsFoldSpec *spec, Relation table, const char *columns,
 							int64 *up_to_position);
 static bool passes(TupleTableSlot *event, const void *arg);
@@ -62,7 +65,6 @@ static bool passes(TupleTableSlot *event, const void *arg);
 int64
 EsFill(const EsFoldSpec *spec, Relation table, int64 *up_to_position)
 {
-	TupleDesc desc = RelationGetDescr(spec->target);
 	Fill *fill = palloc0(sizeof(Fill));
 	char *columns;
 	int64 count;
@@ -70,21 +72,38 @@ EsFill(const EsFoldSpec *spec, Relation table, int64 *up_to_position)
 	fill->spec = spec;
 	fill->estate = CreateExecutorState();
 	columns = column_list(fill, table);
-	fill->row = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-	fill->completed = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	if (spec->projection->apply != NULL)
-	{
-		fill->rows = tuplestore_begin_heap(false, false, work_mem);
-		*up_to_position = EsFoldLog(spec, keep_part, fill).up_to_position;
-		count = insert_rows(fill, table, columns);
-		tuplestore_end(fill->rows);
-	}
+		count = fold(fill, table, columns, up_to_position);
 	else
 		count = run_statements(spec, table, columns, up_to_position);
-	ExecDropSingleTupleTableSlot(fill->completed);
-	ExecDropSingleTupleTableSlot(fill->row);
 	FreeExecutorState(fill->estate);
 	pfree(fill);
+	return count;
+}
+
+/* Folds the log and inserts the rows. */
+static int64
+fold(Fill *fill, Relation table, const char *columns, int64 *up_to_position)
+{
+	TupleDesc desc = RelationGetDescr(fill->spec->target);
+	EphemeralNamedRelation folded = palloc0(sizeof(EphemeralNamedRelationData));
+	int64 count;
+
+	fill->row = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	fill->completed = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	fill->rows = tuplestore_begin_heap(false, false, work_mem);
+	*up_to_position = EsFoldLog(fill->spec, keep_part, fill).up_to_position;
+
+	folded->md.name = pstrdup(FOLDED);
+	folded->md.reliddesc = RelationGetRelid(fill->spec->target);
+	folded->md.enrtype = ENR_NAMED_TUPLESTORE;
+	folded->md.enrtuples = tuplestore_tuple_count(fill->rows);
+	folded->reldata = fill->rows;
+	count = insert_rows(table, columns, FOLDED, folded);
+
+	tuplestore_end(fill->rows);
+	ExecDropSingleTupleTableSlot(fill->completed);
+	ExecDropSingleTupleTableSlot(fill->row);
 	return count;
 }
 
@@ -233,23 +252,18 @@ complete(Fill *fill)
 	return ExecStoreVirtualTuple(completed);
 }
 
+/* Inserts the columns of all rows of source, a relation's name in SQL, which may be a given one. */
 static int64
-insert_rows(Fill *fill, Relation table, const char *columns)
+insert_rows(Relation table, const char *columns, const char *source, EphemeralNamedRelation given)
 {
-	EphemeralNamedRelation folded = palloc0(sizeof(EphemeralNamedRelationData));
 	char *schema = get_namespace_name(RelationGetNamespace(table));
 	int64 count;
 
 	SPI_connect();
-	folded->md.name = pstrdup(FOLDED);
-	folded->md.reliddesc = RelationGetRelid(fill->spec->target);
-	folded->md.enrtype = ENR_NAMED_TUPLESTORE;
-	folded->md.enrtuples = tuplestore_tuple_count(fill->rows);
-	folded->reldata = fill->rows;
-	if (SPI_register_relation(folded) != SPI_OK_REL_REGISTER ||
-		SPI_execute(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM " FOLDED,
+	if ((given != NULL && SPI_register_relation(given) != SPI_OK_REL_REGISTER) ||
+		SPI_execute(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s",
 							 quote_qualified_identifier(schema, RelationGetRelationName(table)),
-							 columns, columns),
+							 columns, columns, source),
 					false, 0) < 0)
 		elog(ERROR, "could not insert into \"%s\"", RelationGetRelationName(table));
 	count = SPI_processed;
@@ -270,20 +284,11 @@ run_statements(const EsFoldSpec *spec, Relation table, const char *columns, int6
 	};
 	Oid storage = EsStatementsBeside(spec->projection, spec->target, range,
 									 "Use another projection.", up_to_position);
-	char *schema = get_namespace_name(RelationGetNamespace(table));
-	char *from = quote_qualified_identifier(get_namespace_name(get_rel_namespace(storage)),
-											get_rel_name(storage));
+	char *source = quote_qualified_identifier(get_namespace_name(get_rel_namespace(storage)),
+											  get_rel_name(storage));
+	int64 count = insert_rows(table, columns, source, NULL);
 	ObjectAddress object;
-	int64 count;
 
-	SPI_connect();
-	if (SPI_execute(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM ONLY %s",
-							 quote_qualified_identifier(schema, RelationGetRelationName(table)),
-							 columns, columns, from),
-					false, 0) < 0)
-		elog(ERROR, "could not insert into \"%s\"", RelationGetRelationName(table));
-	count = SPI_processed;
-	SPI_finish();
 	ObjectAddressSet(object, RelationRelationId, storage);
 	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
 	return count;
