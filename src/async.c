@@ -20,7 +20,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -32,13 +31,13 @@
 #include "errors.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "logscan.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "position.h"
 #include "projection.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -460,20 +459,14 @@ static bool
 is_visible(int64 position)
 {
 	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	IndexScanDesc scan = EsIndexBeginScan(events, index, snapshot, 1);
+	EsLogScan scan = EsLogScanBegin(events, snapshot, Max(position, 1) - 1, position);
 	TupleTableSlot *event = table_slot_create(events, NULL);
-	ScanKeyData key;
-	bool found;
+	bool found = EsLogScanNext(&scan, event, &position);
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
-	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, event);
 	ExecDropSingleTupleTableSlot(event);
-	index_endscan(scan);
+	EsLogScanEnd(&scan);
 	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
 	table_close(events, AccessShareLock);
 	return found;
 }

@@ -4,18 +4,16 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog.h"
 #include "catchup.h"
-#include "compat.h"
 #include "executor/executor.h"
+#include "logscan.h"
 #include "maintain.h"
 #include "miscadmin.h"
 #include "progress.h"
 #include "statement.h"
-#include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
 static EsApplied fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
@@ -75,18 +73,11 @@ static void
 fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 		   EsMaintenance *maintenance, EsRange range, EsApplied *result)
 {
-	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
-	IndexScanDesc scan = EsIndexBeginScan(events, index, GetActiveSnapshot(), 2);
-	ScanKeyData keys[2];
+	EsLogScan scan = EsLogScanBegin(events, GetActiveSnapshot(), range.after, range.up_to);
+	int64 position;
 
-	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(range.after));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(range.up_to));
-	index_rescan(scan, keys, lengthof(keys), NULL, 0);
-	while (result->all && index_getnext_slot(scan, ForwardScanDirection, event))
+	while (result->all && EsLogScanNext(&scan, event, &position))
 	{
-		bool isnull;
-		int64 position = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
-
 		CHECK_FOR_INTERRUPTS();
 		result->up_to_position = position;
 		if (!EsProjectionMatches(projection, event))
@@ -94,6 +85,5 @@ fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 		EsMaintainEvent(maintenance, event, position);
 		result->all = ++result->events < range.max_events;
 	}
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
+	EsLogScanEnd(&scan);
 }

@@ -42,9 +42,6 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-#define FOLLOW_UP_TO  100 /* events that may be left for the moment when writers wait */
-#define FOLLOW_PASSES 10
-
 typedef struct Rebuild
 {
 	EsProjection *projection;
@@ -249,9 +246,9 @@ finish(Rebuild *rebuild)
 static void
 follow(Rebuild *rebuild, EsStorage *storage)
 {
-	int64 events = FOLLOW_UP_TO;
+	int64 events = ES_SWAP_EVENTS;
 
-	for (int pass = 0; pass < FOLLOW_PASSES && events >= FOLLOW_UP_TO; pass++)
+	for (int pass = 0; pass < ES_SWAP_PASSES && events >= ES_SWAP_EVENTS; pass++)
 		events = catch_up(rebuild, Max(rebuild->mark, EsHighWaterMark()), storage);
 }
 

@@ -26,7 +26,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -40,6 +39,7 @@
 #include "filter.h"
 #include "guc.h"
 #include "handler.h"
+#include "logscan.h"
 #include "miscadmin.h"
 #include "position.h"
 #include "nodes/nodeFuncs.h"
@@ -50,14 +50,11 @@
 #include "storage/lmgr.h"
 #include "swap.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define FOLLOW_UP_TO  100 /* events that may be left for the moment when writers wait */
-#define FOLLOW_PASSES 10
 #define REBUILD_BATCH 10000 /* events at most that are handed over at once */
 
 static Oid writing = InvalidOid; /* state table of the statement that runs */
@@ -121,31 +118,22 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 {
 	EsApplied result = {.up_to_position = range.after, .bound = range.up_to, .all = true};
 	Relation log = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
-	Relation index = index_open(EsCatalogOid(ES_OBJECT_EVENTS_PKEY), AccessShareLock);
 	Snapshot snapshot =
 		RegisterSnapshot(range.snapshot != NULL ? range.snapshot : GetLatestSnapshot());
-	IndexScanDesc scan = EsIndexBeginScan(log, index, snapshot, 2);
+	EsLogScan scan = EsLogScanBegin(log, snapshot, range.after, range.up_to);
 	TupleTableSlot *event = table_slot_create(log, NULL);
 	TupleTableSlot *stored = MakeSingleTupleTableSlot(RelationGetDescr(log), &TTSOpsMinimalTuple);
-	ScanKeyData keys[2];
 	bool more = true;
 
 	EsProjectionRewind(projection);
-	ScanKeyInit(&keys[0], 1, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(range.after));
-	ScanKeyInit(&keys[1], 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(range.up_to));
-	index_rescan(scan, keys, lengthof(keys), NULL, 0);
 	while (more && result.all)
 	{
 		Tuplestorestate *chunk = tuplestore_begin_heap(true, false, work_mem);
 
 		while (tuplestore_tuple_count(chunk) < REBUILD_BATCH && result.all &&
-			   (more = index_getnext_slot(scan, ForwardScanDirection, event)))
+			   (more = EsLogScanNext(&scan, event, &result.up_to_position)))
 		{
-			bool isnull;
-
 			CHECK_FOR_INTERRUPTS();
-			result.up_to_position =
-				DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
 			if (!EsProjectionMatches(projection, event) ||
 				(range.passes != NULL && !range.passes(event, range.arg)))
 				continue;
@@ -158,9 +146,8 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 	}
 	ExecDropSingleTupleTableSlot(stored);
 	ExecDropSingleTupleTableSlot(event);
-	index_endscan(scan);
+	EsLogScanEnd(&scan);
 	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
 	table_close(log, NoLock);
 	return result;
 }
@@ -197,7 +184,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	EsRange range = {.max_events = PG_INT64_MAX};
 	EsApplied result = {0};
 	List *tables = list_make1_oid(RelationGetRelid(target));
-	int64 events = FOLLOW_UP_TO;
+	int64 events = ES_SWAP_EVENTS;
 	EsRedirect *redirect;
 
 	CheckTableNotInUse(target, "rebuild");
@@ -208,7 +195,7 @@ EsStatementsRebuild(EsProjection *projection, Relation target)
 	EsRedirectBegin(redirect);
 	PG_TRY();
 	{
-		for (int pass = 0; pass < FOLLOW_PASSES && events >= FOLLOW_UP_TO; pass++)
+		for (int pass = 0; pass < ES_SWAP_PASSES && events >= ES_SWAP_EVENTS; pass++)
 		{
 			range.up_to = Max(range.after, EsHighWaterMark());
 			events = run_range(projection, target, &range, &result);

@@ -11,6 +11,13 @@
 #include "utils/rel.h"
 
 /*
+ * New storage is brought up to date before the lock is taken: until fewer events
+ * than these were new, or for so many passes.
+ */
+#define ES_SWAP_EVENTS 100
+#define ES_SWAP_PASSES 10
+
+/*
  * Takes AccessExclusiveLock on the tables, in their order, their indexes and
  * toast tables, and a weaker one on tables at the other ends of foreign keys.
  * Raises 55P03 in the name of state if they can't be had in time.
