@@ -19,6 +19,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catchup.h"
 #include "checkpoint.h"
@@ -47,12 +48,7 @@ es_alter_projection(PG_FUNCTION_ARGS)
 	Relation target;
 
 	PreventCommandIfReadOnly("es.alter_projection()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-
+	name = EsTextArgument(fcinfo, 0, "name", true);
 	EsProjectionsEnter();
 	EsProjectionCheckOwner(EsProjectionFind(name));
 	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(3))

@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catchup.h"
 #include "checkpoint.h"
@@ -70,7 +71,6 @@ PG_FUNCTION_INFO_V1(es_retry_parked);
 PG_FUNCTION_INFO_V1(es_discard_parked);
 
 static void refuse_fixed_snapshot(const char *function);
-static char *name_argument(FunctionCallInfo fcinfo, const char *name);
 static int64 run_all(int64 max_events);
 static List *candidates(void);
 static int compare_positions(const ListCell *a, const ListCell *b);
@@ -123,7 +123,7 @@ es_wait_for(PG_FUNCTION_ARGS)
 	bool reached;
 
 	refuse_fixed_snapshot("es.wait_for()");
-	name = name_argument(fcinfo, "projection");
+	name = EsTextArgument(fcinfo, 0, "projection", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -150,7 +150,7 @@ es_wait_for(PG_FUNCTION_ARGS)
 Datum
 es_retry_parked(PG_FUNCTION_ARGS)
 {
-	char *name = name_argument(fcinfo, "subscription");
+	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
 	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
 	int64 position = Max(at_position, 1) - 1;
 	int64 count = 0;
@@ -182,7 +182,7 @@ es_retry_parked(PG_FUNCTION_ARGS)
 Datum
 es_discard_parked(PG_FUNCTION_ARGS)
 {
-	char *name = name_argument(fcinfo, "subscription");
+	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
 	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
 	int64 count;
 	Relation target;
@@ -208,16 +208,6 @@ refuse_fixed_snapshot(const char *function)
 				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
 						function),
 				 errhint("Use READ COMMITTED.")));
-}
-
-static char *
-name_argument(FunctionCallInfo fcinfo, const char *name)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(0));
 }
 
 /* Brings all async projections of the current user's up to date, the furthest behind first. */

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
@@ -312,20 +313,14 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 	(void) EsRegistryIsPark(definition->row.on_error);
 }
 
+/* Returns a text argument that is not empty, nor very long if it is required. */
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
 {
-	char *value;
+	char *value = EsTextArgument(fcinfo, arg, name, required);
 
-	if (PG_ARGISNULL(arg))
-	{
-		if (required)
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", name)));
+	if (value == NULL)
 		return NULL;
-	}
-	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
 	if (value[strspn(value, " \t\r\n")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

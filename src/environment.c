@@ -11,6 +11,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class_d.h"
 #include "catalog/pg_type_d.h"
@@ -49,7 +50,7 @@ static void execute(const char *command);
 Datum
 es_create_environment(PG_FUNCTION_ARGS)
 {
-	char *schema = EsPastText(fcinfo, 0, "schema_name", true);
+	char *schema = EsTextArgument(fcinfo, 0, "schema_name", true);
 	List *copies;
 	ListCell *lc;
 	EsMoment moment;

@@ -12,6 +12,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
@@ -44,8 +45,8 @@ static void check_event(Relation events, Relation index, const pg_uuid_t *id);
 Datum
 es_replay_into(PG_FUNCTION_ARGS)
 {
-	char *name = EsPastText(fcinfo, 0, "projection", true);
-	char *apply = EsPastText(fcinfo, 4, "apply", false);
+	char *name = EsTextArgument(fcinfo, 0, "projection", true);
+	char *apply = EsTextArgument(fcinfo, 4, "apply", false);
 	EsProjection *projection;
 	Relation target;
 	Relation table;

@@ -26,6 +26,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "aggregate.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catalog/pg_collation_d.h"
 #include "catalog/pg_type_d.h"
@@ -96,7 +97,7 @@ Datum
 es_replay_keys(PG_FUNCTION_ARGS)
 {
 	Keys *keys = palloc0(sizeof(Keys));
-	char *name = EsPastText(fcinfo, 0, "projection", true);
+	char *name = EsTextArgument(fcinfo, 0, "projection", true);
 	EsMoment moment = {.position = PG_INT64_MAX, .as_of = DT_NOEND};
 	EsProjection *projection;
 	Relation target;

@@ -98,18 +98,6 @@ EsPastFunction(EsProjection *projection, Relation target, const char *apply)
 	return function;
 }
 
-char *
-EsPastText(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
-{
-	if (!PG_ARGISNULL(arg))
-		return text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (required)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
-	return NULL;
-}
-
 EsFoldSpec
 EsPastSpec(EsProjection *projection, Relation target, const EsMoment *moment)
 {

@@ -41,9 +41,6 @@ extern void EsPastCheckFold(EsProjection *projection, const char *what);
  */
 extern Oid EsPastFunction(EsProjection *projection, Relation target, const char *apply);
 
-/* Returns a text argument; a null one raises 22004 if it is required. */
-extern char *EsPastText(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
-
 /* Describes a fold of the projection up to the moment. */
 extern EsFoldSpec EsPastSpec(EsProjection *projection, Relation target, const EsMoment *moment);
 

@@ -14,6 +14,7 @@
 
 #include "access/table.h"
 #include "aggregate.h"
+#include "argument.h"
 #include "checkpoint.h"
 #include "errors.h"
 #include "fmgr.h"
@@ -50,20 +51,16 @@ es_replay(PG_FUNCTION_ARGS)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	char *name;
-	char *apply = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *apply = EsTextArgument(fcinfo, 1, "apply", false);
 	int nworkers = PG_ARGISNULL(2) ? ES_WORKERS_BY_SETTING : PG_GETARG_INT32(2);
 	EsApplied rebuilt;
 
 	PreventCommandIfReadOnly("es.replay()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("projection must not be null")));
+	name = EsTextArgument(fcinfo, 0, "projection", true);
 	if (!PG_ARGISNULL(2) && nworkers < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parallel_workers must not be negative")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	rebuilt = replay(name, apply, nworkers, !PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
 	return_row(fcinfo, name, &rebuilt, start);
 	return (Datum) 0;

@@ -65,6 +65,7 @@ static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
 					  Tuplestorestate *events, TupleTableSlot *event, volatile int64 *position);
 static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
 static int64 run_range(EsProjection *projection, Relation target, EsRange *range, EsApplied *sum);
+static void empty_table(EsProjection *projection, Relation target);
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
@@ -152,8 +153,9 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 	return result;
 }
 
-void
-EsStatementsEmpty(EsProjection *projection, Relation target)
+/* Deletes all rows of the state table, as the projection's owner. */
+static void
+empty_table(EsProjection *projection, Relation target)
 {
 	Oid outer = writing;
 	EsActing acting;
@@ -252,7 +254,7 @@ EsStatementsRebuildInPlace(EsProjection *projection, Relation target)
 	range.up_to = EsProjectionBound(projection);
 	CheckTableNotInUse(target, "rebuild");
 	check_targets(projection, EsProjectionFold(projection, target));
-	EsStatementsEmpty(projection, target);
+	empty_table(projection, target);
 	CommandCounterIncrement();
 	EsProgressPhase(ES_PHASE_FOLDING);
 	EsProgressExpect(EsLogEstimate());

@@ -18,6 +18,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "argument.h"
 #include "checkpoint.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -64,8 +65,8 @@ Datum
 es_verify_projection(PG_FUNCTION_ARGS)
 {
 	Verification *verification = palloc0(sizeof(Verification));
-	char *name = EsPastText(fcinfo, 0, "projection", true);
-	char *apply = EsPastText(fcinfo, 1, "apply", false);
+	char *name = EsTextArgument(fcinfo, 0, "projection", true);
+	char *apply = EsTextArgument(fcinfo, 1, "apply", false);
 	Relation target;
 
 	InitMaterializedSRF(fcinfo, 0);
