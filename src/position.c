@@ -44,10 +44,15 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "optimizer/plancat.h"
+#include "pgstat.h"
 #include "position.h"
 #include "storage/bufmgr.h"
+#include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#define POLL_INTERVAL 5 /* milliseconds between two looks at the log */
 
 /* Nesting level at which this transaction took its tag; 0: it has none. */
 static int tag_level = 0;
@@ -115,6 +120,28 @@ EsHighWaterMark(void)
 	pfree(locks->locks);
 	pfree(locks);
 	return mark;
+}
+
+/*
+ * Looks at the sequence's page before at the lock table: while nobody appends,
+ * a look costs a microsecond.
+ */
+int64
+EsHighWaterMarkWait(int64 seen, TimestampTz until)
+{
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		int64 mark = EsPositionLast() > seen ? EsHighWaterMark() : seen;
+
+		if (mark > seen || now >= until)
+			return mark;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(POLL_INTERVAL, TimestampDifferenceMilliseconds(now, until)),
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 int64

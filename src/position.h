@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 /* Returns the last position that was given out, 0 if none. */
 extern int64 EsPositionLast(void);
 
@@ -18,5 +20,11 @@ extern int64 EsLogEstimate(void);
 
 /* Returns the high-water mark; a snapshot to read with is taken afterwards. */
 extern int64 EsHighWaterMark(void);
+
+/*
+ * Waits until the mark is above the one seen before, or the time is over (DT_NOEND:
+ * never is); returns the mark.  Takes no lock and no snapshot.
+ */
+extern int64 EsHighWaterMarkWait(int64 seen, TimestampTz until);
 
 #endif /* ES_POSITION_H */
