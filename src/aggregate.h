@@ -21,7 +21,8 @@ typedef enum EsLockKind
 	ES_LOCK_IN_FLIGHT = 7003,  /* key: a position, see position.c */
 	ES_LOCK_ROW_KEY = 7004,    /* key: part of a hash, see keylock.c */
 	ES_LOCK_CHECKPOINT = 7005, /* key: a state table, see checkpoint.c */
-	ES_LOCK_REPLAY = 7006      /* key: a state table, see replay.c */
+	ES_LOCK_REPLAY = 7006,     /* key: a state table, see replay.c */
+	ES_LOCK_STREAM = 7007      /* key: what a subscription reads, see stream.c */
 } EsLockKind;
 
 typedef struct EsKeyLock

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "argument.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 char *
@@ -17,4 +18,42 @@ EsTextArgument(FunctionCallInfo fcinfo, int arg, const char *name, bool required
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be null", name)));
 	return NULL;
+}
+
+char *
+EsNameArgument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
+{
+	char *value = EsTextArgument(fcinfo, arg, name, required);
+
+	if (value == NULL)
+		return NULL;
+	if (value[strspn(value, " \t\r\n")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	if (strlen(value) > 1024 && required)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is longer than 1024 bytes", name)));
+	return value;
+}
+
+ArrayType *
+EsListArgument(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	ArrayType *array;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	array = PG_GETARG_ARRAYTYPE_P(arg);
+	if (ARR_NDIM(array) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a list that is not empty", name),
+				 errhint("Leave it out to take all.")));
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not contain null", name)));
+	return array;
 }

@@ -8,8 +8,15 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "utils/array.h"
 
 /* Returns a text argument; a null one raises 22004 if it is required. */
 extern char *EsTextArgument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
+
+/* Returns a text argument that is not empty, nor very long if it is required. */
+extern char *EsNameArgument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
+
+/* Returns an array argument that is a list without nulls, not an empty one; or null. */
+extern ArrayType *EsListArgument(FunctionCallInfo fcinfo, int arg, const char *name);
 
 #endif /* ES_ARGUMENT_H */

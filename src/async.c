@@ -37,6 +37,7 @@
 #include "pgstat.h"
 #include "position.h"
 #include "projection.h"
+#include "read.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
@@ -67,10 +68,7 @@ typedef struct Candidate
 
 PG_FUNCTION_INFO_V1(es_run_projections);
 PG_FUNCTION_INFO_V1(es_wait_for);
-PG_FUNCTION_INFO_V1(es_retry_parked);
-PG_FUNCTION_INFO_V1(es_discard_parked);
 
-static void refuse_fixed_snapshot(const char *function);
 static int64 run_all(int64 max_events);
 static List *candidates(void);
 static int compare_positions(const ListCell *a, const ListCell *b);
@@ -83,8 +81,6 @@ static void blame_event(Run *run, int64 position, ErrorData *error);
 static const char *cause_of(ErrorData *error, const char *name);
 static bool has_reached(const char *name, int64 position);
 static bool is_visible(int64 position);
-static void retry(EsProjection *projection, Relation target, int64 position);
-pg_noreturn static void not_parked(const char *name, int64 position);
 
 /*
  * es.run_projections(): brings async projections up to date, and returns how
@@ -97,7 +93,7 @@ es_run_projections(PG_FUNCTION_ARGS)
 	int64 events;
 
 	PreventCommandIfReadOnly("es.run_projections()");
-	refuse_fixed_snapshot("es.run_projections()");
+	EsReadCheckIsolation("es.run_projections()", "Use READ COMMITTED.");
 	if (max_events < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -122,7 +118,7 @@ es_wait_for(PG_FUNCTION_ARGS)
 	char *name;
 	bool reached;
 
-	refuse_fixed_snapshot("es.wait_for()");
+	EsReadCheckIsolation("es.wait_for()", "Use READ COMMITTED.");
 	name = EsTextArgument(fcinfo, 0, "projection", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -141,73 +137,6 @@ es_wait_for(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	PG_RETURN_BOOL(reached);
-}
-
-/*
- * es.retry_parked(): applies an event that was put aside (null: all of them, in
- * order) to the rows as they are now; returns how many there were.
- */
-Datum
-es_retry_parked(PG_FUNCTION_ARGS)
-{
-	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
-	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
-	int64 position = Max(at_position, 1) - 1;
-	int64 count = 0;
-	EsProjection *projection;
-	Relation target;
-
-	PreventCommandIfReadOnly("es.retry_parked()");
-	refuse_fixed_snapshot("es.retry_parked()");
-	EsProjectionsEnter();
-	projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
-	while ((position = EsCheckpointNextParked(name, position)) != 0 &&
-		   (at_position == 0 || position == at_position))
-	{
-		CHECK_FOR_INTERRUPTS();
-		retry(projection, target, position);
-		count++;
-	}
-	if (count == 0 && at_position != 0)
-		not_parked(name, at_position);
-	table_close(target, NoLock);
-	EsProjectionsLeave();
-	PG_RETURN_INT64(count);
-}
-
-/*
- * es.discard_parked(): forgets an event that was put aside (null: all of them);
- * returns how many there were.
- */
-Datum
-es_discard_parked(PG_FUNCTION_ARGS)
-{
-	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
-	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
-	int64 count;
-	Relation target;
-
-	PreventCommandIfReadOnly("es.discard_parked()");
-	EsProjectionsEnter();
-	(void) EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
-	count = EsCheckpointUnpark(name, at_position);
-	if (count == 0 && at_position != 0)
-		not_parked(name, at_position);
-	table_close(target, NoLock);
-	EsProjectionsLeave();
-	PG_RETURN_INT64(count);
-}
-
-/* A snapshot older than the mark may lack events below it, and rows to write over. */
-static void
-refuse_fixed_snapshot(const char *function)
-{
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
-						function),
-				 errhint("Use READ COMMITTED.")));
 }
 
 /* Brings all async projections of the current user's up to date, the furthest behind first. */
@@ -459,24 +388,4 @@ is_visible(int64 position)
 	UnregisterSnapshot(snapshot);
 	table_close(events, AccessShareLock);
 	return found;
-}
-
-/* Applies a parked event and forgets that it was parked. */
-static void
-retry(EsProjection *projection, Relation target, int64 position)
-{
-	EsRange range = {.after = position - 1, .up_to = position, .max_events = 1};
-
-	(void) EsCheckpointUnpark(projection->name, position);
-	(void) EsCatchUp(projection, target, range, false, NULL);
-}
-
-static void
-not_parked(const char *name, int64 position)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("the event at position " INT64_FORMAT " is not parked for projection \"%s\"",
-					position, name),
-			 errhint("The view es.parked_events lists those that are.")));
 }

@@ -8,11 +8,14 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "commands/extension.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_EVENTS] = "events",
@@ -53,6 +56,19 @@ Oid
 EsCatalogExtension(void)
 {
 	return get_extension_oid("pg_eventsourcing", false);
+}
+
+Oid
+EsCatalogOwner(void)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(EsCatalogOid(ES_OBJECT_EVENTS)));
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for es.events");
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }
 
 /*

@@ -53,4 +53,7 @@ extern Oid EsCatalogOid(EsObject object);
 /* Returns the extension's OID, for its owner and its membership. */
 extern Oid EsCatalogExtension(void);
 
+/* Returns the role that owns the extension's tables. */
+extern Oid EsCatalogOwner(void);
+
 #endif /* ES_CATALOG_H */

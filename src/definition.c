@@ -60,8 +60,6 @@ PG_FUNCTION_INFO_V1(es_forget_dropped);
 PG_FUNCTION_INFO_V1(es_follow_ddl);
 
 static void read_arguments(FunctionCallInfo fcinfo, Definition *definition);
-static char *text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required);
-static ArrayType *filter_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 static bool boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name);
 static void check_rights(Definition *definition);
 static void check_unused(Definition *definition);
@@ -122,7 +120,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 Datum
 es_drop_projection(PG_FUNCTION_ARGS)
 {
-	char *name = text_argument(fcinfo, 0, "name", true);
+	char *name = EsNameArgument(fcinfo, 0, "name", true);
 	EsProjection *projection;
 	Relation target = NULL; /* its table was dropped unseen by es.forget_dropped() */
 
@@ -153,9 +151,9 @@ Datum
 es_set_handler(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("es.set_handler()");
-	set_handler(text_argument(fcinfo, 0, "projection", true),
-				text_argument(fcinfo, 1, "event_type", false), false,
-				text_argument(fcinfo, 2, "statement", false));
+	set_handler(EsNameArgument(fcinfo, 0, "projection", true),
+				EsNameArgument(fcinfo, 1, "event_type", false), false,
+				EsNameArgument(fcinfo, 2, "statement", false));
 	PG_RETURN_VOID();
 }
 
@@ -164,8 +162,8 @@ Datum
 es_set_batch_handler(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("es.set_batch_handler()");
-	set_handler(text_argument(fcinfo, 0, "projection", true), NULL, true,
-				text_argument(fcinfo, 1, "statement", false));
+	set_handler(EsNameArgument(fcinfo, 0, "projection", true), NULL, true,
+				EsNameArgument(fcinfo, 1, "statement", false));
 	PG_RETURN_VOID();
 }
 
@@ -287,18 +285,18 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 static void
 read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 {
-	definition->row.name = text_argument(fcinfo, 0, "name", true);
+	definition->row.name = EsNameArgument(fcinfo, 0, "name", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("target must not be null")));
 	definition->row.target = PG_GETARG_OID(1);
-	definition->apply = text_argument(fcinfo, 2, "apply", false);
-	definition->row.key = text_argument(fcinfo, 3, "key", false);
-	definition->row.aggregate_types = filter_argument(fcinfo, 4, "aggregate_types");
-	definition->row.event_types = filter_argument(fcinfo, 5, "event_types");
-	definition->row.mode = text_argument(fcinfo, 6, "mode", true);
-	definition->row.on_error = text_argument(fcinfo, 7, "on_error", true);
+	definition->apply = EsNameArgument(fcinfo, 2, "apply", false);
+	definition->row.key = EsNameArgument(fcinfo, 3, "key", false);
+	definition->row.aggregate_types = EsListArgument(fcinfo, 4, "aggregate_types");
+	definition->row.event_types = EsListArgument(fcinfo, 5, "event_types");
+	definition->row.mode = EsNameArgument(fcinfo, 6, "mode", true);
+	definition->row.on_error = EsNameArgument(fcinfo, 7, "on_error", true);
 	definition->row.protect = boolean_argument(fcinfo, 8, "protect");
 	definition->populate = boolean_argument(fcinfo, 9, "populate");
 	definition->row.settings = EsActingSettings();
@@ -311,46 +309,6 @@ read_arguments(FunctionCallInfo fcinfo, Definition *definition)
 						 "or leave out key and set statements with es.set_handler().")));
 	(void) EsRegistryIsAsync(definition->row.mode);
 	(void) EsRegistryIsPark(definition->row.on_error);
-}
-
-/* Returns a text argument that is not empty, nor very long if it is required. */
-static char *
-text_argument(FunctionCallInfo fcinfo, int arg, const char *name, bool required)
-{
-	char *value = EsTextArgument(fcinfo, arg, name, required);
-
-	if (value == NULL)
-		return NULL;
-	if (value[strspn(value, " \t\r\n")] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", name)));
-	if (strlen(value) > 1024 && required)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s is longer than 1024 bytes", name)));
-	return value;
-}
-
-/* Returns an array of types that the projection is limited to, or null. */
-static ArrayType *
-filter_argument(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	ArrayType *array;
-
-	if (PG_ARGISNULL(arg))
-		return NULL;
-	array = PG_GETARG_ARRAYTYPE_P(arg);
-	if (ARR_NDIM(array) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be a list that is not empty", name),
-				 errhint("Leave it out to take every type.")));
-	if (array_contains_nulls(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not contain null", name)));
-	return array;
 }
 
 static bool

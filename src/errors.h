@@ -19,5 +19,6 @@
 #define ES_ERRCODE_INVALID_PROJECTION  MAKE_SQLSTATE('S', 'E', '0', '0', '7')
 #define ES_ERRCODE_PROJECTION_FAILED   MAKE_SQLSTATE('S', 'E', '0', '0', '8')
 #define ES_ERRCODE_REPLAY_NOT_POSSIBLE MAKE_SQLSTATE('S', 'E', '0', '0', '9')
+#define ES_ERRCODE_LEASE_LOST          MAKE_SQLSTATE('S', 'E', '0', '1', '2')
 
 #endif /* ES_ERRORS_H */

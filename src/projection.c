@@ -58,6 +58,7 @@ static List *garbage = NIL;                /* of MemoryContext, in TopMemoryCont
 static int users = 0;
 static uint64 transaction = 1; /* counts this backend's transactions */
 
+static EsProjection *find(const char *name);
 static void register_callbacks(void);
 static void load_registry(void);
 static void index_filters(void);
@@ -107,19 +108,25 @@ EsProjections(void)
 EsProjection *
 EsProjectionFind(const char *name)
 {
-	ListCell *lc;
+	EsProjection *projection = find(name);
 
-	foreach(lc, EsProjections())
-	{
-		EsProjection *projection = lfirst(lc);
+	if (projection == NULL)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_UNKNOWN_NAME),
+				 errmsg("projection \"%s\" does not exist", name),
+				 errhint("The view es.projections lists them.")));
+	return projection;
+}
 
-		if (strcmp(projection->name, name) == 0)
-			return projection;
-	}
-	ereport(ERROR,
-			(errcode(ES_ERRCODE_UNKNOWN_NAME),
-			 errmsg("projection \"%s\" does not exist", name),
-			 errhint("The view es.projections lists them.")));
+bool
+EsProjectionExists(const char *name)
+{
+	bool exists;
+
+	EsProjectionsEnter();
+	exists = find(name) != NULL;
+	EsProjectionsLeave();
+	return exists;
 }
 
 void
@@ -706,4 +713,20 @@ describe_event(TupleTableSlot *event)
 #undef VALUE
 #undef ISNULL
 	return buf.data;
+}
+
+/* Returns the projection of that name, or null. */
+static EsProjection *
+find(const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (strcmp(projection->name, name) == 0)
+			return projection;
+	}
+	return NULL;
 }

@@ -92,6 +92,9 @@ extern List *EsProjections(void);
 /* Returns the projection of that name; raises SE006 if there is none. */
 extern EsProjection *EsProjectionFind(const char *name);
 
+/* Says whether there is a projection of that name. */
+extern bool EsProjectionExists(const char *name);
+
 /* Raises 42501 unless the current user owns the projection, that is its state table. */
 extern void EsProjectionCheckOwner(EsProjection *projection);
 

@@ -1,6 +1,6 @@
 /*
  * read.c
- *	  es.read_all(): polling the log without missing an event.
+ *	  Reading settled events: es.read_all(), polling without missing any.
  *
  * First the high-water mark is computed, then a fresh snapshot is taken (SPI
  * does so for a query that is not read-only under READ COMMITTED), then the
@@ -33,29 +33,34 @@
 #include "nodes/execnodes.h"
 #include "nodes/params.h"
 #include "position.h"
+#include "read.h"
 #include "utils/acl.h"
 
-/* Parameters of the query, in the order of the function's arguments but for the mark. */
+/* Parameters of the query, in their order. */
 enum
 {
 	PARAM_AFTER,
-	PARAM_MARK,
+	PARAM_UP_TO,
 	PARAM_MAX_COUNT,
 	PARAM_FILTERS
 };
 
-/* Filters in the order of the arguments; the last one that is given drives the scan. */
-static const char *const filter_columns[] = {"aggregate_type", "event_type", "source"};
+/* Filters in their order; the last one that is given, but for the ids, drives the scan. */
+static const char *const filter_columns[] = {
+	[ES_READ_AGGREGATE_TYPES] = "aggregate_type",
+	[ES_READ_EVENT_TYPES] = "event_type",
+	[ES_READ_SOURCES] = "source",
+	[ES_READ_AGGREGATE_IDS] = "aggregate_id",
+};
 
-#define NFILTERS lengthof(filter_columns)
-#define NPARAMS  (PARAM_FILTERS + NFILTERS)
+#define NPARAMS (PARAM_FILTERS + ES_READ_NFILTERS)
 
 static Oid param_types[NPARAMS] =
-	{INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+	{INT8OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
 
-static SPIPlanPtr plan_for(int filters);
+static SPIPlanPtr plan_for(const EsReadRange *range);
 static char *query_for(int filters);
-static ParamListInfo query_params(FunctionCallInfo fcinfo, int64 after, int64 mark);
+static ParamListInfo query_params(const EsReadRange *range);
 
 PG_FUNCTION_INFO_V1(es_read_all);
 
@@ -63,58 +68,74 @@ PG_FUNCTION_INFO_V1(es_read_all);
 Datum
 es_read_all(PG_FUNCTION_ARGS)
 {
-	int64 after = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	EsReadRange range = {.after = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0), .max_count = -1};
 	ReturnSetInfo *result;
-	SPIExecuteOptions options;
-	int64 mark;
-	int filters = 0;
+	DestReceiver *dest;
 
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("es.read_all() needs a snapshot of its own, which this isolation level forbids"),
-				 errhint("Use READ COMMITTED, or read es.events directly if events may be missed.")));
-	if (!PG_ARGISNULL(1) && PG_GETARG_INT32(1) < 0)
+	EsReadCheckIsolation("es.read_all()",
+						 "Use READ COMMITTED, or read es.events directly if events may be missed.");
+	if (!PG_ARGISNULL(1))
+		range.max_count = PG_GETARG_INT32(1);
+	if (!PG_ARGISNULL(1) && range.max_count < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must not be negative")));
-	for (int i = 0; i < NFILTERS; i++)
+	for (int i = ES_READ_AGGREGATE_TYPES; i <= ES_READ_SOURCES; i++)
 		if (!PG_ARGISNULL(2 + i))
-			filters |= 1 << i;
+			range.filters[i] = PG_GETARG_ARRAYTYPE_P(2 + i);
 
 	InitMaterializedSRF(fcinfo, 0);
 	result = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	mark = EsHighWaterMark();
-	if (mark <= after &&
+	range.up_to = EsHighWaterMark();
+	if (range.up_to <= range.after &&
 		pg_class_aclcheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId(), ACL_SELECT) == ACLCHECK_OK)
 		return (Datum) 0;
 
-	SPI_connect();
-	memset(&options, 0, sizeof(options));
-	options.params = query_params(fcinfo, after, mark);
-	options.read_only = false;
-	options.must_return_tuples = true;
-	options.dest = CreateDestReceiver(DestTuplestore);
-	SetTuplestoreDestReceiverParams(options.dest, result->setResult,
+	dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(dest, result->setResult,
 									result->econtext->ecxt_per_query_memory, false, NULL, NULL);
-	if (SPI_execute_plan_extended(plan_for(filters), &options) != SPI_OK_SELECT)
-		elog(ERROR, "could not read es.events");
-	options.dest->rDestroy(options.dest);
-	SPI_finish();
+	EsRead(&range, dest);
+	dest->rDestroy(dest);
 	return (Datum) 0;
 }
 
-/* Returns the plan for a combination of filters. */
-static SPIPlanPtr
-plan_for(int filters)
+void
+EsRead(const EsReadRange *range, DestReceiver *dest)
 {
-	static SPIPlanPtr plans[1 << NFILTERS];
+	SPIExecuteOptions options = {.must_return_tuples = true, .dest = dest};
 
+	SPI_connect();
+	options.params = query_params(range);
+	if (SPI_execute_plan_extended(plan_for(range), &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not read es.events");
+	SPI_finish();
+}
+
+void
+EsReadCheckIsolation(const char *function, const char *hint)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
+						function),
+				 errhint("%s", hint)));
+}
+
+/* Returns the plan for the range's combination of filters. */
+static SPIPlanPtr
+plan_for(const EsReadRange *range)
+{
+	static SPIPlanPtr plans[1 << ES_READ_NFILTERS];
+	int filters = 0;
+
+	for (int i = 0; i < ES_READ_NFILTERS; i++)
+		if (range->filters[i] != NULL)
+			filters |= 1 << i;
 	if (plans[filters] == NULL)
 	{
-		SPIPlanPtr plan = SPI_prepare(query_for(filters), NPARAMS,
-									  param_types);
+		SPIPlanPtr plan = SPI_prepare(query_for(filters), NPARAMS, param_types);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare to read es.events");
@@ -123,7 +144,10 @@ plan_for(int filters)
 	return plans[filters];
 }
 
-/* Returns the query for a combination of filters, made of constant parts only. */
+/*
+ * Returns the query for a combination of filters, made of constant parts only.
+ * With ids of aggregates the planner chooses: by aggregate if there are few.
+ */
 static char *
 query_for(int filters)
 {
@@ -131,11 +155,12 @@ query_for(int filters)
 	int driver = -1;
 
 	initStringInfo(&where);
-	for (int i = NFILTERS - 1; i >= 0; i--)
+	for (int i = ES_READ_NFILTERS - 1; i >= 0; i--)
 	{
 		if ((filters & (1 << i)) == 0)
 			continue;
-		if (driver < 0)
+		if (driver < 0 && i != ES_READ_AGGREGATE_IDS &&
+			(filters & (1 << ES_READ_AGGREGATE_IDS)) == 0)
 			driver = i;
 		else
 			appendStringInfo(&where, " AND e.%s OPERATOR(pg_catalog.=) ANY ($%d)",
@@ -145,8 +170,9 @@ query_for(int filters)
 	if (driver < 0)
 		return psprintf("SELECT e.* FROM es.events AS e"
 						" WHERE e.position OPERATOR(pg_catalog.>) $1"
-						" AND e.position OPERATOR(pg_catalog.<=) $2"
-						" ORDER BY e.position LIMIT $3");
+						" AND e.position OPERATOR(pg_catalog.<=) $2%s"
+						" ORDER BY e.position LIMIT $3",
+						where.data);
 	return psprintf("SELECT r.* FROM (SELECT DISTINCT u.name"
 					" FROM pg_catalog.unnest($%d) AS u (name) WHERE u.name IS NOT NULL) AS k"
 					" CROSS JOIN LATERAL (SELECT e.* FROM es.events AS e WHERE e.%s IS NOT NULL"
@@ -159,7 +185,7 @@ query_for(int filters)
 
 /* Returns the query's parameters. */
 static ParamListInfo
-query_params(FunctionCallInfo fcinfo, int64 after, int64 mark)
+query_params(const EsReadRange *range)
 {
 	ParamListInfo params = makeParamList(NPARAMS);
 
@@ -173,18 +199,18 @@ query_params(FunctionCallInfo fcinfo, int64 after, int64 mark)
 		switch (i)
 		{
 			case PARAM_AFTER:
-				param->value = Int64GetDatum(after);
+				param->value = Int64GetDatum(range->after);
 				break;
-			case PARAM_MARK:
-				param->value = Int64GetDatum(mark);
+			case PARAM_UP_TO:
+				param->value = Int64GetDatum(range->up_to);
 				break;
 			case PARAM_MAX_COUNT:
-				param->isnull = PG_ARGISNULL(1);
-				param->value = param->isnull ? (Datum) 0 : Int64GetDatum(PG_GETARG_INT32(1));
+				param->isnull = range->max_count < 0;
+				param->value = Int64GetDatum(range->max_count);
 				break;
 			default:
-				param->isnull = PG_ARGISNULL(i - PARAM_FILTERS + 2);
-				param->value = PG_GETARG_DATUM(i - PARAM_FILTERS + 2);
+				param->isnull = range->filters[i - PARAM_FILTERS] == NULL;
+				param->value = PointerGetDatum(range->filters[i - PARAM_FILTERS]);
 				break;
 		}
 	}

@@ -1,0 +1,43 @@
+/*
+ * read.h
+ *	  Reading settled events, filtered and in position order.
+ */
+#ifndef ES_READ_H
+#define ES_READ_H
+
+#include "postgres.h"
+
+#include "tcop/dest.h"
+#include "utils/array.h"
+
+typedef enum EsReadFilter
+{
+	ES_READ_AGGREGATE_TYPES,
+	ES_READ_EVENT_TYPES,
+	ES_READ_SOURCES,
+	ES_READ_AGGREGATE_IDS
+} EsReadFilter;
+
+#define ES_READ_NFILTERS (ES_READ_AGGREGATE_IDS + 1)
+
+/* What to read: the first max_count (negative: all) events above after, up to up_to. */
+typedef struct EsReadRange
+{
+	int64 after;
+	int64 up_to;
+	int64 max_count;
+	ArrayType *filters[ES_READ_NFILTERS]; /* of text; null: any */
+} EsReadRange;
+
+/*
+ * Sends rows of es.events to the receiver, until that wants no more.  The
+ * snapshot is a new one, so up_to is a high-water mark, or below it, that the
+ * caller has found before; READ COMMITTED only (EsReadCheckIsolation).  Rights
+ * are those of the current user.
+ */
+extern void EsRead(const EsReadRange *range, DestReceiver *dest);
+
+/* Raises an error where the isolation level forbids the function a fresh snapshot. */
+extern void EsReadCheckIsolation(const char *function, const char *hint);
+
+#endif /* ES_READ_H */

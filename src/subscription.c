@@ -1,0 +1,305 @@
+/*
+ * subscription.c
+ *	  Creating, moving and dropping subscriptions; playbacks.
+ *
+ * A subscription is managed by the role that has created it, its owner, and
+ * read by whoever may read the log.
+ *
+ * Locks.  A playback keeps the subscription's row from being deleted; that one
+ * is deleted first, and so waits for it.  es.seek() and es.drop_subscription()
+ * wait for transactions that have fetched or acknowledged and have not ended.
+ */
+#include "postgres.h"
+
+#include "argument.h"
+#include "catalog.h"
+#include "catalog/pg_type_d.h"
+#include "compat.h"
+#include "errors.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "position.h"
+#include "read.h"
+#include "stream.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+/* What a playback will deliver, counted by partition. */
+typedef struct Count
+{
+	DestReceiver receiver;
+	int32 partitions;
+	int64 total;
+	int64 last[ES_MAX_PARTITIONS]; /* 0: no events */
+} Count;
+
+static EsQuery create_query = {
+	"INSERT INTO es.subscription AS s (name, owner, aggregate_types, event_types, sources,"
+	" partitions, max_attempts, after_park, created_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())"
+	" ON CONFLICT (name) DO NOTHING",
+	8,
+	{TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID}};
+
+static EsQuery stream_query = {
+	"WITH n AS MATERIALIZED (SELECT pg_catalog.nextval('es.subscription_stream_seq') AS stream)"
+	" INSERT INTO es.subscription_stream (stream, subscription, partition, kind, checkpoint,"
+	" up_to, aggregate_types, event_types, sources, aggregate_ids, lease_id)"
+	" SELECT n.stream::pg_catalog.int4, $1, $2, $3, $4, $5, $6, $7, $8, $9,"
+	" n.stream OPERATOR(pg_catalog.<<) 32 FROM n",
+	9,
+	{TEXTOID, INT4OID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	 TEXTARRAYOID}};
+
+static EsQuery drop_query = {
+	"DELETE FROM es.subscription AS s WHERE s.name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}};
+
+static EsQuery drop_streams_query = {
+	"DELETE FROM es.subscription_stream AS t WHERE t.subscription OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID}};
+
+static EsQuery drop_parked_query = {
+	"DELETE FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID}};
+
+static EsQuery seek_query = {
+	"UPDATE es.subscription_stream AS t SET checkpoint = $2, lease_until = NULL, leased_count = 0,"
+	" leased_up_to = 0, retried_up_to = 0, attempt = 0, expired = 0, error = NULL,"
+	" error_position = NULL, lease_id = (t.stream::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)"
+	"  OPERATOR(pg_catalog.|) ((t.lease_id OPERATOR(pg_catalog.+) 1) OPERATOR(pg_catalog.&) 4294967295)"
+	" WHERE t.subscription OPERATOR(pg_catalog.=) $1 AND t.kind OPERATOR(pg_catalog.=) 'live'",
+	2,
+	{TEXTOID, INT8OID}};
+
+static EsQuery keep_query = {
+	"SELECT s.aggregate_types, s.event_types, s.sources FROM es.subscription AS s"
+	" WHERE s.name OPERATOR(pg_catalog.=) $1 FOR KEY SHARE",
+	1,
+	{TEXTOID}};
+
+static EsQuery common_query = {
+	"SELECT CASE WHEN $1 IS NULL THEN $2 WHEN $2 IS NULL THEN $1"
+	" ELSE ARRAY(SELECT a.item FROM pg_catalog.unnest($1) AS a (item)"
+	"  WHERE a.item OPERATOR(pg_catalog.=) ANY ($2)) END",
+	2,
+	{TEXTARRAYOID, TEXTARRAYOID}};
+
+static void add_stream(const char *subscription, int32 partition, const char *kind,
+					   int64 checkpoint, const EsReadRange *playback, int64 up_to);
+static EsSubscription *open_owned(FunctionCallInfo fcinfo, const char *function);
+static ArrayType *common(ArrayType *a, EsValue b);
+static EsValue array_value(ArrayType *array);
+static bool count_event(TupleTableSlot *slot, DestReceiver *self);
+static void count_startup(DestReceiver *self, int operation, TupleDesc desc);
+static void count_nothing(DestReceiver *self);
+
+PG_FUNCTION_INFO_V1(es_create_subscription);
+PG_FUNCTION_INFO_V1(es_drop_subscription);
+PG_FUNCTION_INFO_V1(es_seek);
+PG_FUNCTION_INFO_V1(es_playback);
+
+/* es.create_subscription(): a new durable reader of the log. */
+Datum
+es_create_subscription(PG_FUNCTION_ARGS)
+{
+	char *name = EsNameArgument(fcinfo, 0, "name", true);
+	ArrayType *aggregate_types = EsListArgument(fcinfo, 1, "aggregate_types");
+	ArrayType *event_types = EsListArgument(fcinfo, 2, "event_types");
+	ArrayType *sources = EsListArgument(fcinfo, 3, "sources");
+	int32 partitions = PG_ARGISNULL(5) ? 1 : PG_GETARG_INT32(5);
+	int32 max_attempts = PG_ARGISNULL(6) ? 0 : PG_GETARG_INT32(6);
+	char *after_park = EsNameArgument(fcinfo, 7, "after_park", true);
+	int64 start_after;
+	EsValue args[8];
+
+	PreventCommandDuringRecovery("es.create_subscription()");
+	PreventCommandIfReadOnly("es.create_subscription()");
+	if (partitions < 1 || partitions > ES_MAX_PARTITIONS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partitions must be between 1 and %d", ES_MAX_PARTITIONS)));
+	if (max_attempts < 1 && !PG_ARGISNULL(6))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_attempts must be at least 1"),
+				 errhint("Null lets an event be tried for ever.")));
+	if (strcmp(after_park, "continue") != 0 && strcmp(after_park, "wait") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown word \"%s\" for after_park", after_park),
+				 errhint("It is \"continue\" or \"wait\".")));
+	EsSubscriptionCheckReader();
+	start_after = PG_ARGISNULL(4) ? EsHighWaterMark() : PG_GETARG_INT64(4);
+
+	args[0] = EsValueText(name);
+	args[1] = EsValueText(GetUserNameFromId(GetUserId(), false));
+	args[2] = array_value(aggregate_types);
+	args[3] = array_value(event_types);
+	args[4] = array_value(sources);
+	args[5] = EsValueInt32(partitions);
+	args[6] = PG_ARGISNULL(6) ? EsValueNull() : EsValueInt32(max_attempts);
+	args[7] = EsValueText(after_park);
+	SPI_connect();
+	if (EsQueryRun(&create_query, args) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("subscription \"%s\" already exists", name)));
+	for (int32 partition = 0; partition < partitions; partition++)
+	{
+		add_stream(name, partition, "live", start_after, NULL, 0);
+		add_stream(name, partition, "retry", 0, NULL, 0);
+	}
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es.drop_subscription(): removes a subscription and all that is stored of it. */
+Datum
+es_drop_subscription(PG_FUNCTION_ARGS)
+{
+	EsSubscription *subscription = open_owned(fcinfo, "es.drop_subscription()");
+	EsValue args[] = {EsValueText(subscription->name)};
+
+	SPI_connect();
+	(void) EsQueryRun(&drop_query, args);
+	(void) EsQueryRun(&drop_streams_query, args);
+	(void) EsQueryRun(&drop_parked_query, args);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es.seek(): moves a subscription back or forth. */
+Datum
+es_seek(PG_FUNCTION_ARGS)
+{
+	EsSubscription *subscription = open_owned(fcinfo, "es.seek()");
+	EsValue args[] = {EsValueText(subscription->name),
+					  EsValueInt64(PG_ARGISNULL(1) ? EsHighWaterMark() : PG_GETARG_INT64(1))};
+
+	SPI_connect();
+	(void) EsQueryRun(&seek_query, args);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* es.playback(): has events of the past delivered again, beside the live ones. */
+Datum
+es_playback(PG_FUNCTION_ARGS)
+{
+	EsSubscription *subscription = open_owned(fcinfo, "es.playback()");
+	Count *count = palloc0(sizeof(Count));
+	EsReadRange range = {.after = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1), .max_count = -1};
+	EsValue args[] = {EsValueText(subscription->name)};
+
+	EsReadCheckIsolation("es.playback()", "Use READ COMMITTED.");
+	range.up_to = EsHighWaterMark();
+	if (!PG_ARGISNULL(2))
+		range.up_to = Min(range.up_to, PG_GETARG_INT64(2));
+	range.filters[ES_READ_AGGREGATE_IDS] = EsListArgument(fcinfo, 4, "aggregate_ids");
+	count->partitions = subscription->partitions;
+	count->receiver.receiveSlot = count_event;
+	count->receiver.rStartup = count_startup;
+	count->receiver.rShutdown = count_nothing;
+	count->receiver.rDestroy = count_nothing;
+	count->receiver.mydest = DestTuplestore;
+
+	SPI_connect();
+	if (EsQueryRun(&keep_query, args) == 0)
+		ereport(ERROR,
+				(errcode(ES_ERRCODE_UNKNOWN_NAME),
+				 errmsg("subscription \"%s\" does not exist", subscription->name)));
+	{
+		EsValue aggregate_types = EsQueryColumn(0, 1);
+		EsValue event_types = EsQueryColumn(0, 2);
+		EsValue sources = EsQueryColumn(0, 3);
+
+		range.filters[ES_READ_AGGREGATE_TYPES] =
+			common(EsListArgument(fcinfo, 3, "aggregate_types"), aggregate_types);
+		range.filters[ES_READ_EVENT_TYPES] =
+			common(EsListArgument(fcinfo, 5, "event_types"), event_types);
+		range.filters[ES_READ_SOURCES] = common(NULL, sources);
+	}
+	if (range.after < range.up_to)
+		EsRead(&range, &count->receiver);
+	for (int32 partition = 0; partition < count->partitions; partition++)
+		if (count->last[partition] != 0)
+			add_stream(subscription->name, partition, "playback", range.after, &range,
+					   count->last[partition]);
+	SPI_finish();
+	PG_RETURN_INT64(count->total);
+}
+
+/* Adds a stream to a subscription; of a playback the filters and the end are given. */
+static void
+add_stream(const char *subscription, int32 partition, const char *kind, int64 checkpoint,
+		   const EsReadRange *playback, int64 up_to)
+{
+	EsValue args[9] = {EsValueText(subscription), EsValueInt32(partition), EsValueText(kind),
+					   EsValueInt64(checkpoint)};
+
+	CHECK_FOR_INTERRUPTS();
+	args[4] = playback == NULL ? EsValueNull() : EsValueInt64(up_to);
+	for (int i = 0; i < ES_READ_NFILTERS; i++)
+		args[5 + i] = array_value(playback == NULL ? NULL : playback->filters[i]);
+	(void) EsQueryRun(&stream_query, args);
+}
+
+/* Returns the subscription that is the first argument, for its owner only. */
+static EsSubscription *
+open_owned(FunctionCallInfo fcinfo, const char *function)
+{
+	EsSubscription *subscription;
+
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+	subscription = EsSubscriptionRead(EsTextArgument(fcinfo, 0, "subscription", true));
+	EsSubscriptionCheckOwner(subscription->name, subscription->owner);
+	return subscription;
+}
+
+/* Returns what two filters let pass. */
+static ArrayType *
+common(ArrayType *a, EsValue b)
+{
+	EsValue args[] = {array_value(a), b};
+	EsValue result;
+
+	(void) EsQueryRun(&common_query, args);
+	result = EsQueryColumn(0, 1);
+	return result.isnull ? NULL : DatumGetArrayTypeP(result.value);
+}
+
+static EsValue
+array_value(ArrayType *array)
+{
+	return array == NULL ? EsValueNull() : (EsValue){.value = PointerGetDatum(array)};
+}
+
+/* Receives an event that will be delivered again. */
+static bool
+count_event(TupleTableSlot *slot, DestReceiver *self)
+{
+	Count *count = (Count *) self;
+	bool isnull;
+	Datum type = slot_getattr(slot, ES_EVENT_AGGREGATE_TYPE, &isnull);
+	Datum id = slot_getattr(slot, ES_EVENT_AGGREGATE_ID, &isnull);
+
+	count->total++;
+	count->last[EsPartitionOf(type, id, count->partitions)] =
+		DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION, &isnull));
+	return true;
+}
+
+static void
+count_startup(DestReceiver *self, int operation, TupleDesc desc)
+{
+}
+
+static void
+count_nothing(DestReceiver *self)
+{
+}
