@@ -171,7 +171,7 @@ static EsQuery obstacle_query = {
 
 static EsQuery blame_query = {
 	"UPDATE es.subscription_stream AS t"
-	" SET lease_until = NULL, attempt = 0, expired = 0, error = $4, error_position = $5"
+	" SET lease_until = NULL, attempt = 1, expired = 0, error = $4, error_position = $5"
 	" FROM" FREE_STREAM,
 	5,
 	{INT4OID, INT8OID, INT8OID, TEXTOID, INT8OID}};
@@ -380,7 +380,7 @@ blame(Fetch *fetch, EsStream *stream)
 			stream->has_parked = true;
 		}
 		stream->ran_out = false;
-		stream->attempt = 0;
+		stream->attempt = 1;
 		stream->expired = 0;
 	}
 	SPI_finish();

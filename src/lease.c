@@ -91,11 +91,23 @@ static EsQuery nack_query = {
 	4,
 	{INT4OID, INT4OID, TEXTOID, INT8OID}};
 
+/* The event, if it is one that the stream delivers. */
 static EsQuery event_query = {
-	"SELECT e.aggregate_type, e.aggregate_id FROM es.events AS e"
-	" WHERE e.position OPERATOR(pg_catalog.=) $1",
-	1,
-	{INT8OID}};
+	"SELECT e.aggregate_type, e.aggregate_id"
+	" FROM (SELECT CASE WHEN u.live THEN s.aggregate_types ELSE t.aggregate_types END AS aggregate_types,"
+	"  CASE WHEN u.live THEN s.event_types ELSE t.event_types END AS event_types,"
+	"  CASE WHEN u.live THEN s.sources ELSE t.sources END AS sources, t.aggregate_ids"
+	"  FROM es.subscription_stream AS t"
+	"  JOIN es.subscription AS s ON s.name OPERATOR(pg_catalog.=) t.subscription"
+	"  CROSS JOIN LATERAL (SELECT t.kind OPERATOR(pg_catalog.=) 'live' AS live) AS u"
+	"  WHERE t.stream OPERATOR(pg_catalog.=) $2) AS f"
+	" JOIN es.events AS e ON e.position OPERATOR(pg_catalog.=) $1"
+	" AND (f.aggregate_types IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY (f.aggregate_types))"
+	" AND (f.event_types IS NULL OR e.event_type OPERATOR(pg_catalog.=) ANY (f.event_types))"
+	" AND (f.sources IS NULL OR e.source OPERATOR(pg_catalog.=) ANY (f.sources))"
+	" AND (f.aggregate_ids IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) ANY (f.aggregate_ids))",
+	2,
+	{INT8OID, INT4OID}};
 
 static EsQuery hold_query = {
 	"UPDATE es.subscription_parked AS p"
@@ -295,7 +307,7 @@ nack_event(const Lease *lease, int64 position, const char *reason, bool put_asid
 {
 	int32 attempt = position <= lease->retried_up_to ? lease->attempt : 1;
 	EsParked event = {.position = position};
-	EsValue args[] = {EsValueInt64(position)};
+	EsValue args[] = {EsValueInt64(position), EsValueInt32(lease->stream)};
 
 	if (position > lease->leased_up_to || position <= lease->checkpoint ||
 		EsQueryRun(&event_query, args) == 0)
