@@ -47,7 +47,7 @@ es_alter_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection;
 	Relation target;
 
-	PreventCommandIfReadOnly("es.alter_projection()");
+	EsRefuseReadOnly("es.alter_projection()");
 	name = EsTextArgument(fcinfo, 0, "name", true);
 	EsProjectionsEnter();
 	EsProjectionCheckOwner(EsProjectionFind(name));
@@ -105,6 +105,8 @@ become_live(EsProjection *projection, Relation target)
 	EsCheckpoint checkpoint;
 	int64 reached;
 
+	if (projection->apply == NULL)
+		EsRefuseFixedSnapshot("es.alter_projection() of a projection with statements");
 	(void) EsCheckpointRead(projection->name, &checkpoint);
 	reached = catch_up(projection, target, checkpoint.position, EsHighWaterMark());
 	LockRelationOid(EsCatalogOid(ES_OBJECT_EVENTS), ShareRowExclusiveLock);

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "aggregate.h"
 #include "append.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catalog/pg_class_d.h"
 #include "commands/trigger.h"
@@ -185,8 +186,7 @@ open_log(const char *function)
 	Oid relid = EsCatalogOid(ES_OBJECT_EVENTS);
 	Relation events;
 
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
+	EsRefuseReadOnly(function);
 	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "events");
 

@@ -1,10 +1,12 @@
 /*
  * argument.c
- *	  Arguments of SQL functions.
+ *	  Arguments of SQL functions, and what forbids a call.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "argument.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -56,4 +58,22 @@ EsListArgument(FunctionCallInfo fcinfo, int arg, const char *name)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not contain null", name)));
 	return array;
+}
+
+void
+EsRefuseFixedSnapshot(const char *function)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
+						function),
+				 errhint("Use READ COMMITTED.")));
+}
+
+void
+EsRefuseReadOnly(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 }

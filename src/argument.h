@@ -1,6 +1,6 @@
 /*
  * argument.h
- *	  Arguments of SQL functions.
+ *	  Arguments of SQL functions, and what forbids a call.
  */
 #ifndef ES_ARGUMENT_H
 #define ES_ARGUMENT_H
@@ -18,5 +18,14 @@ extern char *EsNameArgument(FunctionCallInfo fcinfo, int arg, const char *name, 
 
 /* Returns an array argument that is a list without nulls, not an empty one; or null. */
 extern ArrayType *EsListArgument(FunctionCallInfo fcinfo, int arg, const char *name);
+
+/*
+ * Refuses a call in REPEATABLE READ and SERIALIZABLE.  A snapshot older than the mark
+ * may lack events below it, and rows that a statement is to write over.
+ */
+extern void EsRefuseFixedSnapshot(const char *function);
+
+/* Refuses a call that writes where that is forbidden: READ ONLY, recovery, parallel mode. */
+extern void EsRefuseReadOnly(const char *function);
 
 #endif /* ES_ARGUMENT_H */

@@ -92,8 +92,8 @@ es_run_projections(PG_FUNCTION_ARGS)
 	int64 max_events = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT64(1);
 	int64 events;
 
-	PreventCommandIfReadOnly("es.run_projections()");
-	EsReadCheckIsolation("es.run_projections()", "Use READ COMMITTED.");
+	EsRefuseReadOnly("es.run_projections()");
+	EsRefuseFixedSnapshot("es.run_projections()");
 	if (max_events < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -118,7 +118,8 @@ es_wait_for(PG_FUNCTION_ARGS)
 	char *name;
 	bool reached;
 
-	EsReadCheckIsolation("es.wait_for()", "Use READ COMMITTED.");
+	PreventCommandIfParallelMode("es.wait_for()");
+	EsRefuseFixedSnapshot("es.wait_for()");
 	name = EsTextArgument(fcinfo, 0, "projection", true);
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,

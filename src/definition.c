@@ -86,7 +86,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	Relation target;
 	bool async;
 
-	PreventCommandIfReadOnly("es.create_projection()");
+	EsRefuseReadOnly("es.create_projection()");
 	read_arguments(fcinfo, &definition);
 	check_rights(&definition);
 
@@ -124,7 +124,7 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection;
 	Relation target = NULL; /* its table was dropped unseen by es.forget_dropped() */
 
-	PreventCommandIfReadOnly("es.drop_projection()");
+	EsRefuseReadOnly("es.drop_projection()");
 	EsProjectionsEnter();
 	do
 	{
@@ -150,7 +150,7 @@ es_drop_projection(PG_FUNCTION_ARGS)
 Datum
 es_set_handler(PG_FUNCTION_ARGS)
 {
-	PreventCommandIfReadOnly("es.set_handler()");
+	EsRefuseReadOnly("es.set_handler()");
 	set_handler(EsNameArgument(fcinfo, 0, "projection", true),
 				EsNameArgument(fcinfo, 1, "event_type", false), false,
 				EsNameArgument(fcinfo, 2, "statement", false));
@@ -161,7 +161,7 @@ es_set_handler(PG_FUNCTION_ARGS)
 Datum
 es_set_batch_handler(PG_FUNCTION_ARGS)
 {
-	PreventCommandIfReadOnly("es.set_batch_handler()");
+	EsRefuseReadOnly("es.set_batch_handler()");
 	set_handler(EsNameArgument(fcinfo, 0, "projection", true), NULL, true,
 				EsNameArgument(fcinfo, 1, "statement", false));
 	PG_RETURN_VOID();

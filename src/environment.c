@@ -56,7 +56,7 @@ es_create_environment(PG_FUNCTION_ARGS)
 	EsMoment moment;
 	int64 position = 0;
 
-	PreventCommandIfReadOnly("es.create_environment()");
+	EsRefuseReadOnly("es.create_environment()");
 	truncate_identifier(schema, strlen(schema), true);
 	EsProjectionsEnter();
 	if (PG_ARGISNULL(3))

@@ -220,9 +220,8 @@ es_fetch(PG_FUNCTION_ARGS)
 	TimestampTz until;
 	bool again = false;
 
-	PreventCommandDuringRecovery("es.fetch()");
-	PreventCommandIfReadOnly("es.fetch()");
-	EsReadCheckIsolation("es.fetch()", "Use READ COMMITTED.");
+	EsRefuseReadOnly("es.fetch()");
+	EsRefuseFixedSnapshot("es.fetch()");
 	name = EsTextArgument(fcinfo, 0, "subscription", true);
 	init_fetch(&fetch, fcinfo);
 	until = wait_until(fcinfo);

@@ -56,6 +56,7 @@ es_replay_into(PG_FUNCTION_ARGS)
 	int64 rows;
 
 	PreventCommandDuringRecovery("es.replay_into()");
+	PreventCommandIfParallelMode("es.replay_into()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

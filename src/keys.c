@@ -102,7 +102,7 @@ es_replay_keys(PG_FUNCTION_ARGS)
 	EsProjection *projection;
 	Relation target;
 
-	PreventCommandIfReadOnly("es.replay_keys()");
+	EsRefuseReadOnly("es.replay_keys()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

@@ -207,8 +207,7 @@ es_extend_lease(PG_FUNCTION_ARGS)
 static void
 enter(const char *function)
 {
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
+	EsRefuseReadOnly(function);
 	SPI_connect();
 }
 

@@ -74,8 +74,7 @@ for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 	bool subscription;
 	int64 count = 0;
 
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
+	EsRefuseReadOnly(function);
 	projection = EsProjectionExists(name);
 	subscription = EsSubscriptionExists(name);
 	if (!projection && !subscription)
@@ -118,7 +117,7 @@ retry_projection(const char *name, int64 at_position)
 	EsProjection *projection;
 	Relation target;
 
-	EsReadCheckIsolation("es.retry_parked()", "Use READ COMMITTED.");
+	EsRefuseFixedSnapshot("es.retry_parked()");
 	EsProjectionsEnter();
 	projection = EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
 	while ((position = EsCheckpointNextParked(name, position)) != 0 &&

@@ -21,7 +21,7 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
+#include "argument.h"
 #include "catalog.h"
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
@@ -72,8 +72,8 @@ es_read_all(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result;
 	DestReceiver *dest;
 
-	EsReadCheckIsolation("es.read_all()",
-						 "Use READ COMMITTED, or read es.events directly if events may be missed.");
+	PreventCommandIfParallelMode("es.read_all()");
+	EsRefuseFixedSnapshot("es.read_all()");
 	if (!PG_ARGISNULL(1))
 		range.max_count = PG_GETARG_INT32(1);
 	if (!PG_ARGISNULL(1) && range.max_count < 0)
@@ -110,17 +110,6 @@ EsRead(const EsReadRange *range, DestReceiver *dest)
 	if (SPI_execute_plan_extended(plan_for(range), &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read es.events");
 	SPI_finish();
-}
-
-void
-EsReadCheckIsolation(const char *function, const char *hint)
-{
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("%s needs a snapshot of its own, which this isolation level forbids",
-						function),
-				 errhint("%s", hint)));
 }
 
 /* Returns the plan for the range's combination of filters. */

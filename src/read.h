@@ -32,12 +32,9 @@ typedef struct EsReadRange
 /*
  * Sends rows of es.events to the receiver, until that wants no more.  The
  * snapshot is a new one, so up_to is a high-water mark, or below it, that the
- * caller has found before; READ COMMITTED only (EsReadCheckIsolation).  Rights
+ * caller has found before; READ COMMITTED only (EsRefuseFixedSnapshot).  Rights
  * are those of the current user.
  */
 extern void EsRead(const EsReadRange *range, DestReceiver *dest);
-
-/* Raises an error where the isolation level forbids the function a fresh snapshot. */
-extern void EsReadCheckIsolation(const char *function, const char *hint);
 
 #endif /* ES_READ_H */

@@ -55,7 +55,7 @@ es_replay(PG_FUNCTION_ARGS)
 	int nworkers = PG_ARGISNULL(2) ? ES_WORKERS_BY_SETTING : PG_GETARG_INT32(2);
 	EsApplied rebuilt;
 
-	PreventCommandIfReadOnly("es.replay()");
+	EsRefuseReadOnly("es.replay()");
 	name = EsTextArgument(fcinfo, 0, "projection", true);
 	if (!PG_ARGISNULL(2) && nworkers < 0)
 		ereport(ERROR,
@@ -87,6 +87,8 @@ replay(const char *name, const char *apply, int nworkers, bool in_place)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("projection \"%s\" has an apply function and is never replayed in place", name)));
+	if (in_place)
+		EsRefuseFixedSnapshot("es.replay() in place");
 	if (apply != NULL)
 	{
 		Oid function = EsApplyFind(projection->target, apply);

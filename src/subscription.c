@@ -116,8 +116,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	int64 start_after;
 	EsValue args[8];
 
-	PreventCommandDuringRecovery("es.create_subscription()");
-	PreventCommandIfReadOnly("es.create_subscription()");
+	EsRefuseReadOnly("es.create_subscription()");
 	if (partitions < 1 || partitions > ES_MAX_PARTITIONS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -195,7 +194,7 @@ es_playback(PG_FUNCTION_ARGS)
 	EsReadRange range = {.after = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1), .max_count = -1};
 	EsValue args[] = {EsValueText(subscription->name)};
 
-	EsReadCheckIsolation("es.playback()", "Use READ COMMITTED.");
+	EsRefuseFixedSnapshot("es.playback()");
 	range.up_to = EsHighWaterMark();
 	if (!PG_ARGISNULL(2))
 		range.up_to = Min(range.up_to, PG_GETARG_INT64(2));
@@ -254,8 +253,7 @@ open_owned(FunctionCallInfo fcinfo, const char *function)
 {
 	EsSubscription *subscription;
 
-	PreventCommandDuringRecovery(function);
-	PreventCommandIfReadOnly(function);
+	EsRefuseReadOnly(function);
 	subscription = EsSubscriptionRead(EsTextArgument(fcinfo, 0, "subscription", true));
 	EsSubscriptionCheckOwner(subscription->name, subscription->owner);
 	return subscription;

@@ -69,6 +69,7 @@ es_verify_projection(PG_FUNCTION_ARGS)
 	char *apply = EsTextArgument(fcinfo, 1, "apply", false);
 	Relation target;
 
+	PreventCommandIfParallelMode("es.verify_projection()");
 	InitMaterializedSRF(fcinfo, 0);
 	verification->result = (ReturnSetInfo *) fcinfo->resultinfo;
 	EsProjectionsEnter();
