@@ -479,6 +479,7 @@ static bool
 wait_for_writer(EsStateRows *rows, Store *store)
 {
 	TransactionId writer = rows->dirty.xmin;
+	ItemPointerData tid = store->stored->tts_tid;
 
 	if (!TransactionIdIsValid(writer))
 		writer = rows->dirty.xmax;
@@ -486,7 +487,7 @@ wait_for_writer(EsStateRows *rows, Store *store)
 	if (!TransactionIdIsValid(writer))
 		return false;
 	ExecClearTuple(store->stored);
-	XactLockTableWait(writer, store->table, NULL, XLTW_FetchUpdated);
+	XactLockTableWait(writer, store->table, &tid, XLTW_FetchUpdated);
 	CHECK_FOR_INTERRUPTS();
 	return true;
 }
