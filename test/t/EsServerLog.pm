@@ -32,7 +32,7 @@ sub complaints
 	foreach my $line (split /\n/, $log)
 	{
 		my $bad = $line =~ /\] XX\w\w\w (ERROR|FATAL|PANIC|WARNING)/
-		  || $line =~ /TRAP:|PANIC:|was terminated by signal|runtime error:|AddressSanitizer/
+		  || $line =~ /TRAP:|PANIC:|\(PID \d+\) was terminated by signal|runtime error:|AddressSanitizer/
 		  || $line =~ /WARNING:.*(leak|still referenced|not closed|remaining|you don't own a lock|problem in alloc set|refcount)/i
 		  || $line =~ /WARNING:.*(resource was not|snapshot .* still active|transaction left non-empty|AbortTransaction while)/i;
 
