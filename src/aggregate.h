@@ -22,7 +22,8 @@ typedef enum EsLockKind
 	ES_LOCK_ROW_KEY = 7004,    /* key: part of a hash, see keylock.c */
 	ES_LOCK_CHECKPOINT = 7005, /* key: a state table, see checkpoint.c */
 	ES_LOCK_REPLAY = 7006,     /* key: a state table, see replay.c */
-	ES_LOCK_STREAM = 7007      /* key: what a subscription reads, see stream.c */
+	ES_LOCK_STREAM = 7007,     /* key: what a subscription reads, see stream.c */
+	ES_LOCK_PUBLISH = 7008     /* key: 0, see position.c */
 } EsLockKind;
 
 typedef struct EsKeyLock

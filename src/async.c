@@ -24,6 +24,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "argument.h"
+#include "async.h"
 #include "catalog.h"
 #include "catchup.h"
 #include "checkpoint.h"
@@ -34,18 +35,18 @@
 #include "fmgr.h"
 #include "logscan.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "position.h"
 #include "projection.h"
-#include "read.h"
-#include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wakeup.h"
 
-#define CHUNK    10000 /* events that are applied together */
-#define MAX_WAIT 20    /* milliseconds between two looks at a checkpoint */
+#define CHUNK         10000 /* events that are applied together */
+#define POLL_INTERVAL 20    /* milliseconds between two looks at a checkpoint, unless the worker tells */
+#define MAX_WAIT      100   /* also if it does: another session may run the projection */
 
 /* Bringing one projection up to date. */
 typedef struct Run
@@ -104,6 +105,7 @@ es_run_projections(PG_FUNCTION_ARGS)
 	else
 		events = run_projection(text_to_cstring(PG_GETARG_TEXT_PP(0)), max_events, true);
 	EsProjectionsLeave();
+	EsHighWaterMarkPublish(EsHighWaterMark());
 	PG_RETURN_INT64(events);
 }
 
@@ -117,6 +119,7 @@ es_wait_for(PG_FUNCTION_ARGS)
 	TimestampTz end = DT_NOEND;
 	char *name;
 	bool reached;
+	TimestampTz now;
 
 	PreventCommandIfParallelMode("es.wait_for()");
 	EsRefuseFixedSnapshot("es.wait_for()");
@@ -130,14 +133,53 @@ es_wait_for(PG_FUNCTION_ARGS)
 			DirectFunctionCall2(timestamptz_pl_interval,
 								TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(2)));
 
-	while (!(reached = has_reached(name, PG_GETARG_INT64(1))) && GetCurrentTimestamp() < end)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MAX_WAIT,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
+	while (!(reached = has_reached(name, PG_GETARG_INT64(1))) &&
+		   (now = GetCurrentTimestamp()) < end)
+		EsWakeupSleep(ES_WAKEUP_RUN, Min(TimestampDifferenceMilliseconds(now, end), MAX_WAIT),
+					  POLL_INTERVAL);
+	EsWakeupSleepEnd();
 	PG_RETURN_BOOL(reached);
+}
+
+List *
+EsAsyncBehind(int64 mark)
+{
+	List *list;
+	List *names = NIL;
+	ListCell *lc;
+
+	EsProjectionsEnter();
+	list = candidates();
+	EsProjectionsLeave();
+	list_sort(list, compare_positions);
+	foreach(lc, list)
+	{
+		Candidate *candidate = lfirst(lc);
+
+		if (candidate->position < mark)
+			names = lappend(names, candidate->name);
+	}
+	return names;
+}
+
+/*
+ * The lock on the table is asked for here first; EsProjectionOpenOwned() gets
+ * it again, or opens another table if the projection has got one meanwhile.
+ */
+bool
+EsAsyncRun(const char *name, int64 max_events, int64 *events)
+{
+	Oid target;
+
+	*events = 0;
+	EsProjectionsEnter();
+	target = EsProjectionFind(name)->target;
+	if (ConditionalLockRelationOid(target, RowExclusiveLock) && EsCheckpointTryLock(target))
+		*events = run_projection(name, max_events, false);
+	else
+		target = InvalidOid;
+	EsProjectionsLeave();
+	return OidIsValid(target);
 }
 
 /* Brings all async projections of the current user's up to date, the furthest behind first. */
@@ -175,7 +217,7 @@ candidates(void)
 
 		if (!projection->async || !projection->enabled ||
 			!EsRelationOwnerCheck(projection->target, GetUserId()) ||
-			!EsCheckpointRead(projection->name, &checkpoint))
+			!EsCheckpointRead(projection->name, &checkpoint) || checkpoint.stopped)
 			continue;
 		candidate = palloc(sizeof(Candidate));
 		candidate->name = pstrdup(projection->name);

@@ -23,6 +23,7 @@ static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_EVENTS_AGGREGATE] = "events_aggregate_key",
 	[ES_OBJECT_EVENTS_EVENT_ID] = "events_event_id_key",
 	[ES_OBJECT_POSITION_SEQ] = "events_position_seq",
+	[ES_OBJECT_PUBLISHED_SEQ] = "published_mark_seq",
 	[ES_OBJECT_PROJECTION] = "projection",
 	[ES_OBJECT_PROJECTION_PKEY] = "projection_pkey",
 	[ES_OBJECT_HANDLER] = "projection_handler",

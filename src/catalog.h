@@ -36,6 +36,7 @@ typedef enum EsObject
 	ES_OBJECT_EVENTS_AGGREGATE, /* its index on (aggregate_type, aggregate_id, version) */
 	ES_OBJECT_EVENTS_EVENT_ID,  /* its index on (event_id) */
 	ES_OBJECT_POSITION_SEQ,     /* es.events_position_seq */
+	ES_OBJECT_PUBLISHED_SEQ,    /* es.published_mark_seq */
 	ES_OBJECT_PROJECTION,       /* es.projection, the registry */
 	ES_OBJECT_PROJECTION_PKEY,  /* its index on (name) */
 	ES_OBJECT_HANDLER,          /* es.projection_handler, the statements */

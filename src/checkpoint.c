@@ -61,6 +61,7 @@ typedef struct Rows
 	ScanKeyData keys[2];
 } Rows;
 
+static bool lock_checkpoint(Oid target, bool dont_wait);
 static void open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
 					  const char *projection, StrategyNumber strategy, int64 position);
 static void close_rows(Rows *rows);
@@ -68,10 +69,13 @@ static void close_rows(Rows *rows);
 void
 EsCheckpointLock(Oid target)
 {
-	LOCKTAG tag;
+	(void) lock_checkpoint(target, false);
+}
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, target, ES_LOCK_CHECKPOINT);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+bool
+EsCheckpointTryLock(Oid target)
+{
+	return lock_checkpoint(target, true);
 }
 
 bool
@@ -234,6 +238,16 @@ EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked)
 	}
 	close_rows(&rows);
 	return parked;
+}
+
+/* Takes the lock of who brings a state table up to date; false: it is not available. */
+static bool
+lock_checkpoint(Oid target, bool dont_wait)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, target, ES_LOCK_CHECKPOINT);
+	return LockAcquire(&tag, ExclusiveLock, false, dont_wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /*

@@ -24,6 +24,9 @@ typedef struct EsCheckpoint
  */
 extern void EsCheckpointLock(Oid target);
 
+/* The same without waiting; false: there is another one. */
+extern bool EsCheckpointTryLock(Oid target);
+
 /* Reads the projection's checkpoint as of the latest commit; false: it has none. */
 extern bool EsCheckpointRead(const char *projection, EsCheckpoint *checkpoint);
 

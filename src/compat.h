@@ -26,11 +26,13 @@
 	ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters, false)
 #define EsProcAclCheck(oid, role)       object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
 #define EsRelationOwnerCheck(oid, role) object_ownercheck(RelationRelationId, oid, role)
+#define EsDatabaseOwnerCheck(oid, role) object_ownercheck(DatabaseRelationId, oid, role)
 #else
 #define EsExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters) \
 	ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters)
 #define EsProcAclCheck(oid, role)       pg_proc_aclcheck(oid, role, ACL_EXECUTE)
 #define EsRelationOwnerCheck(oid, role) pg_class_ownercheck(oid, role)
+#define EsDatabaseOwnerCheck(oid, role) pg_database_ownercheck(oid, role)
 #endif
 
 /* The entry of a backend in the activity statistics, counted from 1. */

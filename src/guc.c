@@ -9,12 +9,17 @@
 #include "guc.h"
 #include "postmaster/bgworker_internals.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 int EsMaxAggregateLocks = 1000;
 int EsReplayMemory = 256 * 1024;
 int EsReplayWorkers = 2;
 int EsProgressInterval = 2000;
 bool EsRestore = false;
+char *EsWorkerDatabases = NULL;
+int EsWorkerNaptime = 1000;
+
+static bool check_databases(char **value, void **extra, GucSource source);
 
 /* Defines the settings and reserves the prefix "es". */
 void
@@ -47,5 +52,30 @@ EsGucInit(void)
 							 "Projections do not run. For superusers and the extension's owner.",
 							 &EsRestore, false,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("es.worker_databases",
+							   "Sets the databases in which a worker runs the async projections.",
+							   "A list of names. It needs the library in shared_preload_libraries.",
+							   &EsWorkerDatabases, "",
+							   PGC_SIGHUP, GUC_LIST_INPUT, check_databases, NULL, NULL);
+	DefineCustomIntVariable("es.worker_naptime",
+							"Sets how often a worker looks for what nobody tells it.",
+							"It is told of events at once.",
+							&EsWorkerNaptime, 1000, 10, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("es");
+}
+
+/* Checks that es.worker_databases is a list of names. */
+static bool
+check_databases(char **value, void **extra, GucSource source)
+{
+	char *copy = pstrdup(*value);
+	List *names = NIL;
+	bool valid = SplitIdentifierString(copy, ',', &names);
+
+	list_free(names);
+	pfree(copy);
+	if (!valid)
+		GUC_check_errdetail("List syntax is invalid.");
+	return valid;
 }

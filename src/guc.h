@@ -22,6 +22,12 @@ extern int EsReplayWorkers;
 /* es.restore: keep the given position, version and recorded_at */
 extern bool EsRestore;
 
+/* es.worker_databases: list of the databases that have a worker */
+extern char *EsWorkerDatabases;
+
+/* es.worker_naptime: how long a worker sleeps if it is not told of anything, in milliseconds */
+extern int EsWorkerNaptime;
+
 extern void EsGucInit(void);
 
 #endif /* ES_GUC_H */

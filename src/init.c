@@ -8,8 +8,12 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "inline.h"
+#include "launcher.h"
+#include "miscadmin.h"
 #include "redirect.h"
+#include "utility.h"
 #include "utils/builtins.h"
+#include "wakeup.h"
 
 PG_MODULE_MAGIC;
 
@@ -22,6 +26,11 @@ _PG_init(void)
 	EsGucInit();
 	EsInlineInit();
 	EsRedirectInit();
+	EsUtilityInit();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	EsWakeupInit();
+	EsLauncherInit();
 }
 
 /* es.version(): the version of the loaded library, as text. */

@@ -31,12 +31,29 @@
  *
  * A lock taken in a subtransaction goes with its rollback, so we remember at
  * which nesting level the tag was taken.
+ *
+ * Hot standbys don't see the primary's locks.  There the mark is the one that
+ * was published last: a mark that somebody on the primary has stored in a
+ * sequence, which is WAL-logged at once and leaves no dead rows.  It is right on
+ * a standby for this reason: when the mark was computed, the transactions of
+ * all events at or below it had let go of their tags or had none, so their
+ * commit records were in the WAL already, and the sequence's record comes after
+ * them.  WAL is replayed in its order, so where the published mark is seen, a
+ * snapshot taken afterwards sees these commits.  (A base backup's pages can be
+ * newer than the WAL replayed so far, but connections are let in only when it
+ * has been replayed up to the end of the backup.)  Nothing dumps that sequence:
+ * in a database that is being restored it would come before the events.
+ *
+ * A session that loads a dump into an empty log brings positions of its own.
+ * It holds a tag, too, as long as it lasts (EsPositionHold), so that nobody
+ * takes the sequence's value for settled before the events are there.
  */
 #include "postgres.h"
 
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "acting.h"
 #include "aggregate.h"
 #include "catalog.h"
 #include "commands/sequence.h"
@@ -44,26 +61,31 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "optimizer/plancat.h"
-#include "pgstat.h"
 #include "position.h"
 #include "storage/bufmgr.h"
-#include "storage/latch.h"
 #include "storage/lock.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "wakeup.h"
 
-#define POLL_INTERVAL 5 /* milliseconds between two looks at the log */
+#define POLL_INTERVAL 5 /* milliseconds between two looks at the log, unless the worker tells */
 
 /* Nesting level at which this transaction took its tag; 0: it has none. */
 static int tag_level = 0;
 
 static void take_tag(Oid sequence);
+static void lock_publishing(bool lock);
+static bool published_mark(int64 *mark);
 static int64 last_value(Oid sequence);
+static FormData_pg_sequence_data read_sequence(Oid sequence);
+static Oid owner_of(Oid relid);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 							   SubTransactionId parentSubid, void *arg);
 
 PG_FUNCTION_INFO_V1(es_high_water_mark);
+PG_FUNCTION_INFO_V1(es_publish_mark);
 
 /* es.high_water_mark(): the position up to which the log is settled. */
 Datum
@@ -98,10 +120,15 @@ EsHighWaterMark(void)
 	LockData *locks;
 
 	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the high-water mark is not known during recovery"),
-				 errhint("Ask the primary: appends in flight are registered there.")));
+	{
+		if (!published_mark(&mark))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the high-water mark is not known during recovery"),
+					 errdetail("The primary has not published it."),
+					 errhint("Call es.publish_mark() on the primary from time to time, or let the worker do it.")));
+		return mark;
+	}
 
 	mark = last_value(EsCatalogOid(ES_OBJECT_POSITION_SEQ));
 	locks = GetLockStatusData();
@@ -129,19 +156,74 @@ EsHighWaterMark(void)
 int64
 EsHighWaterMarkWait(int64 seen, TimestampTz until)
 {
+	int64 mark;
+
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		int64 mark = EsPositionLast() > seen ? EsHighWaterMark() : seen;
 
+		mark = EsWakeupMark(EsCatalogOid(ES_OBJECT_POSITION_SEQ));
+		if (mark <= seen)
+			mark = EsPositionLast() > seen ? EsHighWaterMark() : seen;
 		if (mark > seen || now >= until)
-			return mark;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(POLL_INTERVAL, TimestampDifferenceMilliseconds(now, until)),
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+			break;
+		EsWakeupSleep(ES_WAKEUP_MARK, TimestampDifferenceMilliseconds(now, until), POLL_INTERVAL);
 	}
+	EsWakeupSleepEnd();
+	return mark;
+}
+
+/* es.publish_mark(): lets hot standbys know the high-water mark, and returns it. */
+Datum
+es_publish_mark(PG_FUNCTION_ARGS)
+{
+	int64 mark;
+
+	PreventCommandIfReadOnly("es.publish_mark()");
+	mark = EsHighWaterMark();
+	EsHighWaterMarkPublish(mark);
+	PG_RETURN_INT64(mark);
+}
+
+/*
+ * What is published only grows, so that it ends up with the last mark whoever
+ * comes first.  The lock is held for that long only, and the value stays
+ * whatever becomes of the transaction.
+ */
+void
+EsHighWaterMarkPublish(int64 mark)
+{
+	Oid sequence = EsCatalogOid(ES_OBJECT_PUBLISHED_SEQ);
+	int64 published;
+
+	if (!XLogStandbyInfoActive() || (published_mark(&published) && published >= mark))
+		return;
+	lock_publishing(true);
+	if (!published_mark(&published) || published < mark)
+	{
+		EsActing acting;
+
+		EsActingBegin(&acting, owner_of(sequence), NULL);
+		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(mark));
+		EsActingEnd(&acting);
+	}
+	lock_publishing(false);
+}
+
+void
+EsPositionHold(bool hold)
+{
+	static bool held = false;
+	LOCKTAG tag;
+
+	if (hold == held)
+		return;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_IN_FLIGHT);
+	if (hold)
+		(void) LockAcquire(&tag, ShareLock, true, false);
+	else if (EsLockHeldByMe(&tag, ShareLock))
+		(void) LockRelease(&tag, ShareLock, true);
+	held = hold;
 }
 
 int64
@@ -179,36 +261,80 @@ take_tag(Oid sequence)
 	tag_level = GetCurrentTransactionNestLevel();
 }
 
-/*
- * Returns the last value that the sequence has given out, 0 if none.  Reads
- * the sequence's page, because the SQL functions ask for the caller's rights.
- */
+/* Keeps others from publishing a mark, or no longer. */
+static void
+lock_publishing(bool lock)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_PUBLISH);
+	if (lock)
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	else
+		(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
+/* Reads the mark that was published last; false: none was. */
+static bool
+published_mark(int64 *mark)
+{
+	FormData_pg_sequence_data data = read_sequence(EsCatalogOid(ES_OBJECT_PUBLISHED_SEQ));
+
+	*mark = data.last_value;
+	return data.is_called;
+}
+
+/* Returns the last value that the sequence has given out, 0 if none. */
 static int64
 last_value(Oid sequence)
 {
+	FormData_pg_sequence_data data = read_sequence(sequence);
+
+	return data.is_called ? data.last_value : data.last_value - 1;
+}
+
+/* Reads the sequence's page, because the SQL functions ask for the caller's rights. */
+static FormData_pg_sequence_data
+read_sequence(Oid sequence)
+{
 	Relation rel = relation_open(sequence, AccessShareLock);
 	Buffer buffer = ReadBuffer(rel, 0);
+	FormData_pg_sequence_data data;
 	Page page;
 	HeapTupleHeader tuple;
-	Form_pg_sequence_data data;
-	int64 result;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buffer);
 	tuple = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
-	data = (Form_pg_sequence_data) ((char *) tuple + tuple->t_hoff);
-	result = data->is_called ? data->last_value : data->last_value - 1;
+	memcpy(&data, (char *) tuple + tuple->t_hoff, sizeof(data));
 	UnlockReleaseBuffer(buffer);
 	relation_close(rel, AccessShareLock);
-	return result;
+	return data;
 }
 
-/* Forgets the tag when the transaction has ended or is prepared. */
+/* Returns the role that owns the relation. */
+static Oid
+owner_of(Oid relid)
+{
+	Relation rel = relation_open(relid, AccessShareLock);
+	Oid owner = rel->rd_rel->relowner;
+
+	relation_close(rel, NoLock);
+	return owner;
+}
+
+/*
+ * Forgets the tag when the transaction has ended or is prepared.  The lock is
+ * released a moment later; the worker expects that.
+ */
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		tag_level = 0;
+	if (tag_level == 0 ||
+		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
+		return;
+	tag_level = 0;
+	EsWakeupWriterEnded();
 }
 
 /* Forgets the tag with its subtransaction, or hands it to the parent. */

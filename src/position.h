@@ -21,6 +21,15 @@ extern int64 EsLogEstimate(void);
 /* Returns the high-water mark; a snapshot to read with is taken afterwards. */
 extern int64 EsHighWaterMark(void);
 
+/* Lets hot standbys know a mark: EsHighWaterMark() returns it there. */
+extern void EsHighWaterMarkPublish(int64 mark);
+
+/*
+ * Keeps the mark at 0 as long as this session lasts, or no longer: it loads
+ * positions that it brings along.
+ */
+extern void EsPositionHold(bool hold);
+
 /*
  * Waits until the mark is above the one seen before, or the time is over (DT_NOEND:
  * never is); returns the mark.  Takes no lock and no snapshot.

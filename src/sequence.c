@@ -126,10 +126,15 @@ es_sequence_event(PG_FUNCTION_ARGS)
 bool
 EsRestoring(void)
 {
-	if (!EsRestore &&
-		(check_function_bodies || row_security || namespace_search_path[0] != '\0'))
-		return false;
-	return EsRelationOwnerCheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId());
+	return EsRestoreMarked() &&
+		EsRelationOwnerCheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId());
+}
+
+bool
+EsRestoreMarked(void)
+{
+	return EsRestore ||
+		(!check_function_bodies && !row_security && namespace_search_path[0] == '\0');
 }
 
 /* Refuses an expectation that can't be meant. */

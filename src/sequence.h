@@ -28,6 +28,9 @@ extern EsSerializeHookType EsSerializeHook;
  */
 extern bool EsRestoring(void);
 
+/* Tells whether it would, if the extension were its role's: it may not be there yet. */
+extern bool EsRestoreMarked(void);
+
 /* An event that is already in the log. */
 typedef struct EsStoredEvent
 {

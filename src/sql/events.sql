@@ -35,6 +35,13 @@ CREATE INDEX events_aggregate_type_idx ON es.events (aggregate_type, position);
 CREATE INDEX events_source_idx ON es.events (source, position) WHERE source IS NOT NULL;
 CREATE INDEX events_correlation_idx ON es.events (correlation_id, position) WHERE correlation_id IS NOT NULL;
 
+-- The mark that hot standbys read by is not dumped: it must not be there before the
+-- events are.
+
+CREATE SEQUENCE es.published_mark_seq AS bigint MINVALUE 0 START 0 CACHE 1;
+
+COMMENT ON SEQUENCE es.published_mark_seq IS 'the high-water mark, for hot standbys';
+
 -- A dump holds the log, and the sequence goes on where it was.
 
 SELECT pg_catalog.pg_extension_config_dump('es.events', '');

@@ -93,7 +93,8 @@ SELECT p.name,
        p.enabled,
        c.checkpoint,
        CASE WHEN c.checkpoint IS NULL THEN 0
-            WHEN NOT pg_catalog.pg_is_in_recovery()
+            WHEN NOT pg_catalog.pg_is_in_recovery() OR
+                 (SELECT m.is_called FROM es.published_mark_seq AS m)
             THEN greatest((SELECT es.high_water_mark()) - c.checkpoint, 0)
        END AS lag,
        c.error AS last_error,

@@ -4,7 +4,13 @@ CREATE FUNCTION es.high_water_mark() RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_high_water_mark';
 
 COMMENT ON FUNCTION es.high_water_mark()
-	IS 'position at or below which nothing can appear any more; read with a later snapshot';
+	IS 'position at or below which nothing can appear any more; read with a later snapshot. On a hot standby the one that the primary has published';
+
+CREATE FUNCTION es.publish_mark() RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_publish_mark';
+
+COMMENT ON FUNCTION es.publish_mark()
+	IS 'lets readers on hot standbys read up to the high-water mark, which it returns; the worker and es.run_projections() do the same';
 
 CREATE FUNCTION es.current_version(aggregate_type text, aggregate_id text) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
