@@ -66,6 +66,7 @@
 #include "storage/lock.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "wakeup.h"
 
@@ -74,12 +75,17 @@
 /* Nesting level at which this transaction took its tag; 0: it has none. */
 static int tag_level = 0;
 
+/* A transaction with a tag has ended, and its locks are about to be released. */
+static bool tag_ended = false;
+
 static void take_tag(Oid sequence);
 static void lock_publishing(bool lock);
 static bool published_mark(int64 *mark);
 static int64 last_value(Oid sequence);
 static FormData_pg_sequence_data read_sequence(Oid sequence);
 static Oid owner_of(Oid relid);
+static void release_resources(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
+							  void *arg);
 static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 							   SubTransactionId parentSubid, void *arg);
@@ -251,6 +257,7 @@ take_tag(Oid sequence)
 	{
 		RegisterXactCallback(end_transaction, NULL);
 		RegisterSubXactCallback(end_subtransaction, NULL);
+		RegisterResourceReleaseCallback(release_resources, NULL);
 		registered = true;
 	}
 
@@ -323,10 +330,7 @@ owner_of(Oid relid)
 	return owner;
 }
 
-/*
- * Forgets the tag when the transaction has ended or is prepared.  The lock is
- * released a moment later; the worker expects that.
- */
+/* Forgets the tag when the transaction has ended or is prepared. */
 static void
 end_transaction(XactEvent event, void *arg)
 {
@@ -334,6 +338,16 @@ end_transaction(XactEvent event, void *arg)
 		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE))
 		return;
 	tag_level = 0;
+	tag_ended = true;
+}
+
+/* Tells the worker when the lock is really gone. */
+static void
+release_resources(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (!tag_ended || !is_top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+	tag_ended = false;
 	EsWakeupWriterEnded();
 }
 

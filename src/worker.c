@@ -3,9 +3,8 @@
  *	  The worker of a database: wakes who waits, runs the async projections.
  *
  * The worker looks at the high-water mark whenever a writer's transaction has
- * ended (wakeup.c), and in between while positions are still outstanding: a
- * transaction tells of its end a moment before it lets go of its tag, and
- * COMMIT PREPARED doesn't tell.  When the mark has moved it
+ * ended (wakeup.c), and in between while positions are still outstanding,
+ * because COMMIT PREPARED doesn't tell.  When the mark has moved it
  *
  * - wakes the sessions that wait for that,
  * - publishes the mark for hot standbys,
@@ -54,7 +53,7 @@
 
 #define BATCH            10000 /* events that are applied to a projection in its turn */
 #define PAUSE            1     /* milliseconds between two looks at a mark that moves */
-#define RUN_INTERVAL     10    /* milliseconds between two runs of the projections */
+#define RUN_INTERVAL     5     /* milliseconds between two runs of the projections */
 #define PUBLISH_INTERVAL 100
 #define NOTIFY_INTERVAL  200
 #define BUSY_DELAY       100 /* milliseconds until a locked projection is tried again */
