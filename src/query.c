@@ -14,6 +14,7 @@
 #include "catalog.h"
 #include "executor/spi.h"
 #include "nodes/params.h"
+#include "nodes/parsenodes.h"
 #include "query.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -149,11 +150,12 @@ execute(EsQuery *query, const EsValue *args, DestReceiver *dest, bool read_only)
 	EsActingEnd(&acting);
 }
 
-/* Prepares the query, to be kept as long as the session. */
+/* Prepares the query, to be kept as long as the session: one plan for all arguments. */
 static SPIPlanPtr
 prepare(EsQuery *query)
 {
-	SPIPlanPtr plan = SPI_prepare(query->text, query->nargs, query->types);
+	SPIPlanPtr plan =
+		SPI_prepare_cursor(query->text, query->nargs, query->types, CURSOR_OPT_GENERIC_PLAN);
 
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare \"%s\"", query->text);

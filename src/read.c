@@ -14,7 +14,9 @@
  * one type is written as a comparison of rows, which no other index can serve:
  * so no statistics make the planner walk the log in position order in search
  * of a rare type.  One filter is served this way and the others are checked on
- * the rows it returns.  There is one prepared plan per combination of filters.
+ * the rows it returns.  There is one prepared plan per combination of filters,
+ * which doesn't depend on the arguments: planning costs more than reading some
+ * events does.  (Only with ids of aggregates is it worth planning anew.)
  *
  * The rows go straight into the result's tuplestore, so that work_mem bounds
  * the memory.
@@ -32,6 +34,7 @@
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "nodes/params.h"
+#include "nodes/parsenodes.h"
 #include "position.h"
 #include "read.h"
 #include "utils/acl.h"
@@ -124,7 +127,9 @@ plan_for(const EsReadRange *range)
 			filters |= 1 << i;
 	if (plans[filters] == NULL)
 	{
-		SPIPlanPtr plan = SPI_prepare(query_for(filters), NPARAMS, param_types);
+		bool by_ids = range->filters[ES_READ_AGGREGATE_IDS] != NULL;
+		SPIPlanPtr plan = SPI_prepare_cursor(query_for(filters), NPARAMS, param_types,
+											 by_ids ? 0 : CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare to read es.events");
