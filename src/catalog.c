@@ -32,6 +32,14 @@ static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_CHECKPOINT_PKEY] = "projection_checkpoint_pkey",
 	[ES_OBJECT_PARKED] = "projection_parked",
 	[ES_OBJECT_PARKED_PKEY] = "projection_parked_pkey",
+	[ES_OBJECT_SUBSCRIPTION] = "subscription",
+	[ES_OBJECT_SUBSCRIPTION_PKEY] = "subscription_pkey",
+	[ES_OBJECT_STREAM] = "subscription_stream",
+	[ES_OBJECT_STREAM_PKEY] = "subscription_stream_pkey",
+	[ES_OBJECT_STREAM_SUBSCRIPTION] = "subscription_stream_subscription_idx",
+	[ES_OBJECT_STREAM_PARKED] = "subscription_parked",
+	[ES_OBJECT_STREAM_PARKED_PKEY] = "subscription_parked_pkey",
+	[ES_OBJECT_STREAM_PARKED_WAITING] = "subscription_parked_waiting_idx",
 };
 
 static Oid object_oids[ES_NOBJECTS];

@@ -31,20 +31,28 @@ typedef enum EsEventColumn
 /* Objects of the extension whose OIDs the code needs. */
 typedef enum EsObject
 {
-	ES_OBJECT_EVENTS,           /* es.events */
-	ES_OBJECT_EVENTS_PKEY,      /* its index on (position) */
-	ES_OBJECT_EVENTS_AGGREGATE, /* its index on (aggregate_type, aggregate_id, version) */
-	ES_OBJECT_EVENTS_EVENT_ID,  /* its index on (event_id) */
-	ES_OBJECT_POSITION_SEQ,     /* es.events_position_seq */
-	ES_OBJECT_PUBLISHED_SEQ,    /* es.published_mark_seq */
-	ES_OBJECT_PROJECTION,       /* es.projection, the registry */
-	ES_OBJECT_PROJECTION_PKEY,  /* its index on (name) */
-	ES_OBJECT_HANDLER,          /* es.projection_handler, the statements */
-	ES_OBJECT_HANDLER_KEY,      /* its index on (projection, event_type) */
-	ES_OBJECT_CHECKPOINT,       /* es.projection_checkpoint */
-	ES_OBJECT_CHECKPOINT_PKEY,  /* its index on (projection) */
-	ES_OBJECT_PARKED,           /* es.projection_parked, events put aside */
-	ES_OBJECT_PARKED_PKEY,      /* its index on (projection, position) */
+	ES_OBJECT_EVENTS,                /* es.events */
+	ES_OBJECT_EVENTS_PKEY,           /* its index on (position) */
+	ES_OBJECT_EVENTS_AGGREGATE,      /* its index on (aggregate_type, aggregate_id, version) */
+	ES_OBJECT_EVENTS_EVENT_ID,       /* its index on (event_id) */
+	ES_OBJECT_POSITION_SEQ,          /* es.events_position_seq */
+	ES_OBJECT_PUBLISHED_SEQ,         /* es.published_mark_seq */
+	ES_OBJECT_PROJECTION,            /* es.projection, the registry */
+	ES_OBJECT_PROJECTION_PKEY,       /* its index on (name) */
+	ES_OBJECT_HANDLER,               /* es.projection_handler, the statements */
+	ES_OBJECT_HANDLER_KEY,           /* its index on (projection, event_type) */
+	ES_OBJECT_CHECKPOINT,            /* es.projection_checkpoint */
+	ES_OBJECT_CHECKPOINT_PKEY,       /* its index on (projection) */
+	ES_OBJECT_PARKED,                /* es.projection_parked, events put aside */
+	ES_OBJECT_PARKED_PKEY,           /* its index on (projection, position) */
+	ES_OBJECT_SUBSCRIPTION,          /* es.subscription */
+	ES_OBJECT_SUBSCRIPTION_PKEY,     /* its index on (name) */
+	ES_OBJECT_STREAM,                /* es.subscription_stream */
+	ES_OBJECT_STREAM_PKEY,           /* its index on (stream) */
+	ES_OBJECT_STREAM_SUBSCRIPTION,   /* its index on (subscription, stream) */
+	ES_OBJECT_STREAM_PARKED,         /* es.subscription_parked, events put aside */
+	ES_OBJECT_STREAM_PARKED_PKEY,    /* its index on (subscription, partition, replayed, position) */
+	ES_OBJECT_STREAM_PARKED_WAITING, /* its index on those that are to be delivered */
 	ES_NOBJECTS
 } EsObject;
 

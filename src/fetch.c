@@ -8,11 +8,10 @@
  * and up to where the events were handed out.  The checkpoint moves by es.ack()
  * only, or here, when there was nothing for the subscription.
  *
- * Locks.  Looking at a stream takes a lock of ours that others do not wait for:
- * they look at other streams.  A fetch that leases a stream keeps it to the
- * end of its transaction, so that until the lease is seen nobody looks there
- * in vain.  The row is changed only if nobody has locked it (SKIP LOCKED) and
- * it is still what was read: a fetch never waits for another session.
+ * Locks.  Looking at a stream takes its lock (see stream.c) if nobody has it: a
+ * fetch never waits for another session, it looks at other streams.  If there
+ * are events, the lock is kept to the end of the transaction, as the row is
+ * changed; else it is given back.
  *
  * Waiting for events takes neither locks nor a transaction id.  The streams are
  * looked at again when the high-water mark has moved, and from time to time,
@@ -54,6 +53,8 @@
 #define STORE_FROM      10000 /* positions read in vain that are stored in any case */
 #define MAX_WAITING     1000  /* events put into the waiting line at once */
 
+#define LEASE_ARGUMENT 3
+
 /* Columns of the result before those of es.events. */
 enum
 {
@@ -87,12 +88,15 @@ typedef struct Fetch
 	EsSubscription *subscription;
 	Tuplestorestate *result;
 	TupleDesc desc;
-	EsValue lease;
+	FunctionCallInfo fcinfo;
 	char *consumer; /* or null */
 	int32 max_count;
 
 	/* of the stream that is looked at */
 	EsStream *stream;
+	bool ran_out;    /* its last lease was not given back */
+	bool has_parked; /* events of it are put aside */
+	bool changed;    /* its row was written */
 	MemoryContext context;
 	int32 limit;      /* events wanted */
 	int32 count;      /* events found */
@@ -105,33 +109,6 @@ typedef struct Fetch
 	ArrayBuildState *retried;  /* positions of events delivered once more, and */
 	ArrayBuildState *replayed; /* whether they come from a playback */
 } Fetch;
-
-/* The stream's row, if nobody has locked it and it is as it was read. */
-#define FREE_STREAM \
-	" (SELECT f.stream FROM es.subscription_stream AS f" \
-	"  WHERE f.stream OPERATOR(pg_catalog.=) $1 AND f.lease_id OPERATOR(pg_catalog.=) $2" \
-	"  AND f.checkpoint OPERATOR(pg_catalog.=) $3" \
-	"  AND coalesce(f.lease_until OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp(), true)" \
-	"  FOR NO KEY UPDATE SKIP LOCKED) AS free" \
-	" WHERE t.stream OPERATOR(pg_catalog.=) free.stream"
-
-static EsQuery lease_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET lease_id = $4, lease_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) $5,"
-	" leased_at = pg_catalog.clock_timestamp(), consumer = $6, leased_count = $7, leased_up_to = $8,"
-	" retried_up_to = $9, attempt = $10, expired = $11 FROM" FREE_STREAM,
-	11,
-	{INT4OID, INT8OID, INT8OID, INT8OID, INTERVALOID, TEXTOID, INT4OID, INT8OID, INT8OID, INT4OID,
-	 INT4OID}};
-
-static EsQuery advance_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET checkpoint = $4, lease_until = NULL, attempt = 0, expired = 0 FROM" FREE_STREAM,
-	4,
-	{INT4OID, INT8OID, INT8OID, INT8OID}};
-
-static EsQuery finish_query = {
-	"DELETE FROM es.subscription_stream AS t USING" FREE_STREAM, 3, {INT4OID, INT8OID, INT8OID}};
 
 static EsQuery retry_query = {
 	"SELECT e.*, p.attempts, p.replayed"
@@ -169,13 +146,6 @@ static EsQuery obstacle_query = {
 	7,
 	{TEXTOID, INT4OID, BOOLOID, INT8OID, BOOLOID, TEXTOID, TEXTOID}};
 
-static EsQuery blame_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET lease_until = NULL, attempt = 1, expired = 0, error = $4, error_position = $5"
-	" FROM" FREE_STREAM,
-	5,
-	{INT4OID, INT8OID, INT8OID, TEXTOID, INT8OID}};
-
 static EsQuery hold_query = {
 	"UPDATE es.subscription_parked AS p SET held = true, reason = $4,"
 	" parked_at = pg_catalog.clock_timestamp()"
@@ -192,22 +162,23 @@ static EsQuery aggregate_query = {
 
 static void init_fetch(Fetch *fetch, FunctionCallInfo fcinfo);
 static TimestampTz wait_until(FunctionCallInfo fcinfo);
-static bool look_at_all(Fetch *fetch, int64 mark, bool *again);
-static bool look_at(Fetch *fetch, EsStream *stream, int64 mark, bool *again);
-static void blame(Fetch *fetch, EsStream *stream);
+static bool look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again);
+static bool is_leased(const EsStream *stream);
+static bool look_at(Fetch *fetch, int64 mark, bool *again);
+static void blame(Fetch *fetch);
+static void expect(Fetch *fetch);
 static void read_log(Fetch *fetch, int64 mark);
 static void read_retries(Fetch *fetch);
-static void expect(Fetch *fetch);
 static bool receive(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_retry(TupleTableSlot *slot, DestReceiver *self);
 static void receive_startup(DestReceiver *self, int operation, TupleDesc desc);
 static void receive_nothing(DestReceiver *self);
 static Obstacle obstacle_of(Fetch *fetch, TupleTableSlot *slot, int64 position);
 static void put(Fetch *fetch, TupleTableSlot *slot, int32 attempt, bool replayed);
-static bool take_lease(Fetch *fetch);
-static void store(Fetch *fetch, EsStream *stream, int64 up_to);
+static void lease(Fetch *fetch);
+static void store(Fetch *fetch, int64 up_to);
 static void park_waiting(Fetch *fetch);
-static void store_all(Fetch *fetch);
+static void store_gaps(Fetch *fetch, List *streams);
 
 PG_FUNCTION_INFO_V1(es_fetch);
 
@@ -218,7 +189,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	Fetch fetch;
 	char *name;
 	TimestampTz until;
-	bool again = false;
+	bool done;
 
 	EsRefuseReadOnly("es.fetch()");
 	EsRefuseFixedSnapshot("es.fetch()");
@@ -227,26 +198,29 @@ es_fetch(PG_FUNCTION_ARGS)
 	until = wait_until(fcinfo);
 	EsSubscriptionCheckReader();
 
-	for (;;)
+	do
 	{
 		MemoryContext old = MemoryContextSwitchTo(fetch.context);
 		int64 mark = EsHighWaterMark();
 		TimestampTz now = GetCurrentTimestamp();
-		bool found;
+		List *streams;
+		bool again = false;
 
-		fetch.subscription = EsSubscriptionRead(name);
-		found = look_at_all(&fetch, mark, &again);
-		if (!found && !again && now >= until)
-			store_all(&fetch);
+		fetch.subscription = EsSubscriptionFind(name);
+		streams = EsStreamsRead(name);
+		done = look_at_all(&fetch, streams, mark, &again);
+		if (!done && !again && now >= until)
+		{
+			store_gaps(&fetch, streams);
+			done = true;
+		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(fetch.context);
-		if (found || (!again && now >= until))
-			break;
-		if (!again)
+		if (!done && !again)
 			(void) EsHighWaterMarkWait(mark,
 									   Min(until, TimestampTzPlusMilliseconds(now, LOOK_AGAIN)));
 		CHECK_FOR_INTERRUPTS();
-	}
+	} while (!done);
 	MemoryContextDelete(fetch.context);
 	return (Datum) 0;
 }
@@ -264,7 +238,8 @@ init_fetch(Fetch *fetch, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_count must be at least 1")));
 	fetch->consumer = EsTextArgument(fcinfo, 2, "consumer", false);
-	fetch->lease = EsLeaseArgument(fcinfo, 3);
+	fetch->fcinfo = fcinfo;
+	(void) EsLeaseArgument(fcinfo, LEASE_ARGUMENT);
 	InitMaterializedSRF(fcinfo, 0);
 	result = (ReturnSetInfo *) fcinfo->resultinfo;
 	fetch->result = result->setResult;
@@ -293,96 +268,112 @@ wait_until(FunctionCallInfo fcinfo)
  * none, but as much was put into the waiting line as is done at once.
  */
 static bool
-look_at_all(Fetch *fetch, int64 mark, bool *again)
+look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again)
 {
 	ListCell *lc;
 
-	*again = false;
-	foreach(lc, fetch->subscription->streams)
+	foreach(lc, streams)
 	{
 		EsStream *stream = lfirst(lc);
+		int32 id = stream->id;
 
 		CHECK_FOR_INTERRUPTS();
-		if (stream->leased || (stream->kind == ES_STREAM_RETRY && !stream->has_parked) ||
-			!EsStreamTryLock(stream))
+		if (is_leased(stream) || (stream->kind == ES_STREAM_RETRY && !EsStreamHasParked(stream)) ||
+			!EsStreamTryLock(id))
 			continue;
-		if (look_at(fetch, stream, mark, again))
-			return true;
-		EsStreamUnlock(stream);
+		fetch->changed = false;
+		fetch->stream = EsStreamRead(id);
+		if (fetch->stream != NULL && !is_leased(fetch->stream))
+		{
+			lfirst(lc) = fetch->stream;
+			if (look_at(fetch, mark, again))
+				return true;
+		}
+		if (!fetch->changed)
+			EsStreamUnlock(id);
 	}
 	return false;
 }
 
+static bool
+is_leased(const EsStream *stream)
+{
+	return stream->lease_until != 0 && stream->lease_until > GetCurrentTimestamp();
+}
+
 /* Looks at one stream: true if it has events, which are now leased. */
 static bool
-look_at(Fetch *fetch, EsStream *stream, int64 mark, bool *again)
+look_at(Fetch *fetch, int64 mark, bool *again)
 {
+	EsStream *stream = fetch->stream;
 	int32 max_attempts = fetch->subscription->max_attempts;
 
-	if (stream->ran_out && stream->leased_count == 1 && max_attempts != 0 &&
+	fetch->ran_out = stream->lease_until != 0;
+	if (fetch->ran_out && stream->leased_count == 1 && max_attempts != 0 &&
 		stream->attempt >= max_attempts)
-		blame(fetch, stream);
-	fetch->stream = stream;
+		blame(fetch);
+	fetch->has_parked = EsStreamHasParked(stream);
 	expect(fetch);
 	if (stream->kind == ES_STREAM_RETRY)
+	{
 		read_retries(fetch);
-	else
-		read_log(fetch, mark);
+		if (fetch->count > 0)
+			lease(fetch);
+		return fetch->count > 0;
+	}
 
+	read_log(fetch, mark);
 	if (fetch->count > 0)
 	{
-		if (take_lease(fetch))
-			return true;
-		tuplestore_clear(fetch->result);
+		lease(fetch);
+		return true;
 	}
-	else if (stream->kind != ES_STREAM_RETRY)
-	{
-		if (list_length(fetch->waiting) >= MAX_WAITING)
-			*again = true;
-		stream->nothing_up_to = fetch->seen_up_to;
-		if (!stream->has_parked)
-			EsGapLearn(stream, fetch->seen_up_to);
-		if (fetch->waiting != NIL || fetch->seen_up_to >= stream->checkpoint + STORE_FROM)
-			store(fetch, stream, fetch->seen_up_to);
-	}
+	if (list_length(fetch->waiting) >= MAX_WAITING)
+		*again = true;
+	stream->nothing_up_to = fetch->seen_up_to;
+	if (!fetch->has_parked)
+		EsGapLearn(stream, fetch->seen_up_to);
+	if (fetch->waiting != NIL || fetch->seen_up_to >= stream->checkpoint + STORE_FROM)
+		store(fetch, fetch->seen_up_to);
 	return false;
 }
 
 /* Puts the only event aside that the last leases were for, which have run out. */
 static void
-blame(Fetch *fetch, EsStream *stream)
+blame(Fetch *fetch)
 {
-	const char *name = fetch->subscription->name;
-	EsParked event = {.position = stream->leased_up_to};
+	EsStream *stream = fetch->stream;
+	int64 position = stream->leased_up_to;
 	char *reason = psprintf("the lease has run out (%d attempts)", stream->attempt);
-	EsValue args[] = {EsValueInt32(stream->id), EsValueInt64(stream->lease_id),
-					  EsValueInt64(stream->checkpoint), EsValueText(reason),
-					  EsValueInt64(event.position)};
 
 	SPI_connect();
-	if (EsQueryRun(&blame_query, args) > 0)
+	if (stream->kind == ES_STREAM_RETRY)
 	{
-		if (stream->kind == ES_STREAM_RETRY)
-		{
-			EsValue hold[] = {EsValueText(name), EsValueInt32(stream->partition),
-							  EsValueInt64(stream->lease_id), EsValueText(reason)};
+		EsValue args[] = {EsValueText(stream->subscription), EsValueInt32(stream->partition),
+						  EsValueInt64(stream->lease_id), EsValueText(reason)};
 
-			(void) EsQueryRun(&hold_query, hold);
-		}
-		else
-		{
-			(void) EsQueryRun(&aggregate_query, &args[4]);
-			event.aggregate_type = EsQueryColumn(0, 1);
-			event.aggregate_id = EsQueryColumn(0, 2);
-			EsStreamPark(name, stream->partition, stream->kind == ES_STREAM_PLAYBACK, &event, true,
-						 stream->attempt, reason);
-			stream->has_parked = true;
-		}
-		stream->ran_out = false;
-		stream->attempt = 1;
-		stream->expired = 0;
+		(void) EsQueryRun(&hold_query, args);
+	}
+	else
+	{
+		EsValue args[] = {EsValueInt64(position)};
+		EsParked event = {.position = position};
+
+		(void) EsQueryRun(&aggregate_query, args);
+		event.aggregate_type = EsQueryColumn(0, 1);
+		event.aggregate_id = EsQueryColumn(0, 2);
+		EsStreamPark(stream, &event, true, stream->attempt, reason);
 	}
 	SPI_finish();
+
+	stream->lease_until = 0;
+	stream->attempt = 1;
+	stream->expired = 0;
+	stream->error = reason;
+	stream->error_position = position;
+	EsStreamWrite(stream);
+	fetch->changed = true;
+	fetch->ran_out = false;
 }
 
 /* Says how many events are wanted of the stream, and which of them are not new. */
@@ -391,7 +382,7 @@ expect(Fetch *fetch)
 {
 	EsStream *stream = fetch->stream;
 	int32 max_attempts = fetch->subscription->max_attempts;
-	int32 expired = stream->expired + (stream->ran_out ? 1 : 0);
+	int32 expired = stream->expired + (fetch->ran_out ? 1 : 0);
 
 	fetch->count = 0;
 	fetch->seen_up_to = stream->checkpoint;
@@ -412,19 +403,20 @@ static void
 read_log(Fetch *fetch, int64 mark)
 {
 	EsStream *stream = fetch->stream;
+	ArrayType *const *filters = EsStreamFilters(stream, fetch->subscription);
 	EsReadRange range = {.after = stream->checkpoint, .up_to = mark};
 
 	if (stream->kind == ES_STREAM_PLAYBACK)
 		range.up_to = Min(mark, stream->up_to);
-	if (!stream->has_parked)
+	if (!fetch->has_parked)
 		range.after = EsGapEnd(stream);
 	for (int i = 0; i < ES_READ_NFILTERS; i++)
-		range.filters[i] = stream->filters[i];
+		range.filters[i] = filters[i];
 
 	while (range.after < range.up_to)
 	{
 		range.max_count = fetch->limit - fetch->count;
-		if (fetch->subscription->partitions > 1 || stream->has_parked)
+		if (fetch->subscription->partitions > 1 || fetch->has_parked)
 			range.max_count =
 				Max(range.max_count * fetch->subscription->partitions, PARTITION_CHUNK);
 		fetch->seen = 0;
@@ -467,7 +459,7 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 					  slot->tts_values[ES_EVENT_AGGREGATE_ID - 1],
 					  fetch->subscription->partitions) != stream->partition)
 		return true;
-	if (stream->has_parked)
+	if (fetch->has_parked)
 		switch (obstacle_of(fetch, slot, position))
 		{
 			case OBSTACLE_NONE:
@@ -558,55 +550,55 @@ put(Fetch *fetch, TupleTableSlot *slot, int32 attempt, bool replayed)
 	fetch->count++;
 }
 
-/* Leases the stream for the events that were read; false: somebody was faster. */
-static bool
-take_lease(Fetch *fetch)
+/* Leases the stream for the events that were read. */
+static void
+lease(Fetch *fetch)
 {
 	EsStream *stream = fetch->stream;
-	int64 lease_id = EsStreamNextLease(stream);
-	EsValue args[] = {EsValueInt32(stream->id),
-					  EsValueInt64(stream->lease_id),
-					  EsValueInt64(stream->checkpoint),
-					  EsValueInt64(lease_id),
-					  fetch->lease,
-					  EsValueText(fetch->consumer),
-					  EsValueInt32(fetch->count),
-					  EsValueInt64(fetch->last),
-					  EsValueInt64(fetch->retried_up_to),
-					  EsValueInt32(fetch->attempt),
-					  EsValueInt32(stream->expired + (stream->ran_out ? 1 : 0))};
-	bool taken;
 
-	SPI_connect();
-	taken = EsQueryRun(&lease_query, args) > 0;
-	if (taken && fetch->retried != NULL)
+	stream->lease_id = EsStreamNextLease(stream);
+	stream->lease_until = EsLeaseArgument(fetch->fcinfo, LEASE_ARGUMENT);
+	stream->leased_at = GetCurrentTimestamp();
+	stream->consumer = fetch->consumer;
+	stream->leased_count = fetch->count;
+	stream->leased_up_to = fetch->last;
+	stream->retried_up_to = fetch->retried_up_to;
+	stream->attempt = fetch->attempt;
+	stream->expired += fetch->ran_out ? 1 : 0;
+	EsStreamWrite(stream);
+	park_waiting(fetch);
+	if (fetch->retried != NULL)
 	{
-		EsValue retried[] = {EsValueText(fetch->subscription->name),
-							 EsValueInt32(stream->partition),
-							 EsValueInt64(lease_id),
-							 {.value = makeArrayResult(fetch->retried, CurrentMemoryContext)},
-							 {.value = makeArrayResult(fetch->replayed, CurrentMemoryContext)}};
+		EsValue args[] = {EsValueText(stream->subscription),
+						  EsValueInt32(stream->partition),
+						  EsValueInt64(stream->lease_id),
+						  {.value = makeArrayResult(fetch->retried, CurrentMemoryContext)},
+						  {.value = makeArrayResult(fetch->replayed, CurrentMemoryContext)}};
 
-		(void) EsQueryRun(&retried_query, retried);
+		SPI_connect();
+		(void) EsQueryRun(&retried_query, args);
+		SPI_finish();
 	}
-	if (taken)
-		park_waiting(fetch);
-	SPI_finish();
-	return taken;
 }
 
-/* Stores that there is nothing for the stream up to a position, unless somebody has changed it. */
+/* Stores that there is nothing for the stream up to a position. */
 static void
-store(Fetch *fetch, EsStream *stream, int64 up_to)
+store(Fetch *fetch, int64 up_to)
 {
-	EsValue args[] = {EsValueInt32(stream->id), EsValueInt64(stream->lease_id),
-					  EsValueInt64(stream->checkpoint), EsValueInt64(up_to)};
-	bool finished = stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to;
+	EsStream *stream = fetch->stream;
 
-	SPI_connect();
-	if (EsQueryRun(finished ? &finish_query : &advance_query, args) > 0 && fetch->stream == stream)
-		park_waiting(fetch);
-	SPI_finish();
+	park_waiting(fetch);
+	fetch->changed = true;
+	if (stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to)
+	{
+		EsStreamRemove(stream);
+		return;
+	}
+	stream->checkpoint = up_to;
+	stream->lease_until = 0;
+	stream->attempt = 0;
+	stream->expired = 0;
+	EsStreamWrite(stream);
 }
 
 /* Puts the events into the line that wait for one that was put aside. */
@@ -616,24 +608,33 @@ park_waiting(Fetch *fetch)
 	ListCell *lc;
 
 	foreach(lc, fetch->waiting)
-		EsStreamPark(fetch->subscription->name, fetch->stream->partition,
-					 fetch->stream->kind == ES_STREAM_PLAYBACK, lfirst(lc), false, 0,
+		EsStreamPark(fetch->stream, lfirst(lc), false, 0,
 					 "an earlier event of its aggregate was put aside");
 	fetch->waiting = NIL;
 }
 
-/* Stores how far there is nothing to deliver, for the views and for other sessions. */
+/* Stores how far there was nothing to deliver, for the views and for other sessions. */
 static void
-store_all(Fetch *fetch)
+store_gaps(Fetch *fetch, List *streams)
 {
 	ListCell *lc;
 
-	fetch->stream = NULL;
-	foreach(lc, fetch->subscription->streams)
+	foreach(lc, streams)
 	{
-		EsStream *stream = lfirst(lc);
+		EsStream *seen = lfirst(lc);
+		EsStream *stream;
 
-		if (stream->nothing_up_to > stream->checkpoint && EsGapDue(stream, STORE_AFTER))
-			store(fetch, stream, stream->nothing_up_to);
+		if (seen->nothing_up_to <= seen->checkpoint || !EsGapDue(seen, STORE_AFTER) ||
+			!EsStreamTryLock(seen->id))
+			continue;
+		stream = EsStreamRead(seen->id);
+		if (stream == NULL || stream->checkpoint != seen->checkpoint ||
+			stream->lease_id != seen->lease_id || is_leased(stream))
+		{
+			EsStreamUnlock(seen->id);
+			continue;
+		}
+		fetch->stream = stream;
+		store(fetch, seen->nothing_up_to);
 	}
 }

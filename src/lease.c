@@ -2,21 +2,17 @@
  * lease.c
  *	  es.ack(), es.nack(), es.extend_lease(): what became of fetched events.
  *
- * All of them change the row of the lease's stream, on condition that it is
- * still this lease: a lease that has run out is good until somebody else takes
- * the stream.  If that is going on in a transaction that has not ended, they
- * wait for it.  SE012: the lease was taken over or has been given back.
+ * All of them change the row of the lease's stream, if it is still this lease: a
+ * lease that has run out is good until somebody else takes the stream.  If that
+ * is going on in a transaction that has not ended, they wait for it.  SE012: the
+ * lease was taken over or has been given back.
  *
  * The change is part of the caller's transaction.  If the consumer's work is
  * too, an event has been worked on exactly once: of two consumers that were
  * given it, one gets SE012.
- *
- * A transaction whose snapshot is older than the lease doesn't see it.  It gets
- * 40001 then, as for a row that has changed.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "argument.h"
 #include "catalog/pg_type_d.h"
 #include "compat.h"
@@ -26,56 +22,6 @@
 #include "miscadmin.h"
 #include "stream.h"
 
-/* A lease that is held. */
-typedef struct Lease
-{
-	int64 id;
-	int32 stream;
-	char *subscription;
-	int32 partition;
-	bool is_retry;
-	bool is_playback;
-	int64 checkpoint;
-	int64 up_to; /* of a playback */
-	int64 leased_up_to;
-	int64 retried_up_to;
-	int32 attempt;
-	int32 max_attempts; /* 0: no limit */
-	int32 partitions;
-} Lease;
-
-static EsQuery lock_query = {
-	"SELECT t.subscription, t.partition, t.kind OPERATOR(pg_catalog.=) 'retry',"
-	" t.kind OPERATOR(pg_catalog.=) 'playback', t.checkpoint, t.up_to, t.leased_up_to,"
-	" t.retried_up_to, t.attempt, s.max_attempts, s.partitions"
-	" FROM es.subscription_stream AS t"
-	" JOIN es.subscription AS s ON s.name OPERATOR(pg_catalog.=) t.subscription"
-	" WHERE t.stream OPERATOR(pg_catalog.=) $1 AND t.lease_id OPERATOR(pg_catalog.=) $2"
-	" AND t.lease_until IS NOT NULL"
-	" FOR NO KEY UPDATE OF t",
-	2,
-	{INT4OID, INT8OID}};
-
-static EsQuery exists_query = {
-	"SELECT FROM es.subscription_stream AS t"
-	" WHERE t.stream OPERATOR(pg_catalog.=) $1 AND t.lease_id OPERATOR(pg_catalog.=) $2"
-	" AND t.lease_until IS NOT NULL",
-	2,
-	{INT4OID, INT8OID}};
-
-static EsQuery ack_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET checkpoint = $2, attempt = $3, expired = 0,"
-	" lease_until = CASE WHEN $4 THEN t.lease_until END,"
-	" error = CASE WHEN t.error_position OPERATOR(pg_catalog.>) $2 THEN t.error END,"
-	" error_position = CASE WHEN t.error_position OPERATOR(pg_catalog.>) $2 THEN t.error_position END"
-	" WHERE t.stream OPERATOR(pg_catalog.=) $1",
-	4,
-	{INT4OID, INT8OID, INT4OID, BOOLOID}};
-
-static EsQuery delete_query = {
-	"DELETE FROM es.subscription_stream AS t WHERE t.stream OPERATOR(pg_catalog.=) $1", 1, {INT4OID}};
-
 static EsQuery retried_query = {
 	"DELETE FROM es.subscription_parked AS p"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
@@ -84,30 +30,16 @@ static EsQuery retried_query = {
 	4,
 	{TEXTOID, INT4OID, INT8OID, INT8OID}};
 
-static EsQuery nack_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET lease_until = NULL, expired = 0, attempt = $2, error = $3, error_position = $4"
-	" WHERE t.stream OPERATOR(pg_catalog.=) $1",
-	4,
-	{INT4OID, INT4OID, TEXTOID, INT8OID}};
-
-/* The event, if it is one that the stream delivers. */
+/* The event, if it is one that passes the filters. */
 static EsQuery event_query = {
-	"SELECT e.aggregate_type, e.aggregate_id"
-	" FROM (SELECT CASE WHEN u.live THEN s.aggregate_types ELSE t.aggregate_types END AS aggregate_types,"
-	"  CASE WHEN u.live THEN s.event_types ELSE t.event_types END AS event_types,"
-	"  CASE WHEN u.live THEN s.sources ELSE t.sources END AS sources, t.aggregate_ids"
-	"  FROM es.subscription_stream AS t"
-	"  JOIN es.subscription AS s ON s.name OPERATOR(pg_catalog.=) t.subscription"
-	"  CROSS JOIN LATERAL (SELECT t.kind OPERATOR(pg_catalog.=) 'live' AS live) AS u"
-	"  WHERE t.stream OPERATOR(pg_catalog.=) $2) AS f"
-	" JOIN es.events AS e ON e.position OPERATOR(pg_catalog.=) $1"
-	" AND (f.aggregate_types IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY (f.aggregate_types))"
-	" AND (f.event_types IS NULL OR e.event_type OPERATOR(pg_catalog.=) ANY (f.event_types))"
-	" AND (f.sources IS NULL OR e.source OPERATOR(pg_catalog.=) ANY (f.sources))"
-	" AND (f.aggregate_ids IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) ANY (f.aggregate_ids))",
-	2,
-	{INT8OID, INT4OID}};
+	"SELECT e.aggregate_type, e.aggregate_id FROM es.events AS e"
+	" WHERE e.position OPERATOR(pg_catalog.=) $1"
+	" AND ($2 IS NULL OR e.aggregate_type OPERATOR(pg_catalog.=) ANY ($2))"
+	" AND ($3 IS NULL OR e.event_type OPERATOR(pg_catalog.=) ANY ($3))"
+	" AND ($4 IS NULL OR e.source OPERATOR(pg_catalog.=) ANY ($4))"
+	" AND ($5 IS NULL OR e.aggregate_id OPERATOR(pg_catalog.=) ANY ($5))",
+	5,
+	{INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}};
 
 static EsQuery hold_query = {
 	"UPDATE es.subscription_parked AS p"
@@ -119,23 +51,13 @@ static EsQuery hold_query = {
 	7,
 	{TEXTOID, INT4OID, INT8OID, INT8OID, BOOLOID, INT4OID, TEXTOID}};
 
-static EsQuery extend_query = {
-	"UPDATE es.subscription_stream AS t"
-	" SET lease_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) $2"
-	" WHERE t.stream OPERATOR(pg_catalog.=) $1",
-	2,
-	{INT4OID, INTERVALOID}};
-
-static void enter(const char *function);
-static Lease lock_lease(FunctionCallInfo fcinfo);
-pg_noreturn static void lease_lost(int64 id, bool is_newer);
-static void move_checkpoint(const Lease *lease, int64 up_to, bool rest);
-static void forget_retried(const Lease *lease, int64 up_to);
-static void end_playback(const Lease *lease);
-static void nack_event(const Lease *lease, int64 position, const char *reason, bool put_aside);
-static void nack_retry(const Lease *lease, int64 position, const char *reason, bool put_aside);
-static void give_back(const Lease *lease, int32 attempt, const char *reason, int64 position);
-pg_noreturn static void not_fetched(const Lease *lease, int64 position);
+static EsStream *lock_lease(FunctionCallInfo fcinfo, const char *function);
+static void forget_retried(const EsStream *stream, int64 up_to);
+static void nack_event(EsStream *stream, int64 position, const char *reason, bool put_aside);
+static EsParked find_event(const EsStream *stream, const EsSubscription *subscription,
+						   int64 position);
+static void nack_retry(EsStream *stream, int64 position, const char *reason, bool put_aside);
+pg_noreturn static void not_fetched(const EsStream *stream, int64 position);
 
 PG_FUNCTION_INFO_V1(es_ack);
 PG_FUNCTION_INFO_V1(es_nack);
@@ -145,23 +67,36 @@ PG_FUNCTION_INFO_V1(es_extend_lease);
 Datum
 es_ack(PG_FUNCTION_ARGS)
 {
-	Lease lease;
-	int64 up_to;
-	bool rest;
+	EsStream *stream = lock_lease(fcinfo, "es.ack()");
+	int64 delivered = Max(stream->leased_up_to, stream->retried_up_to);
+	int64 up_to = PG_ARGISNULL(1) ? stream->leased_up_to : PG_GETARG_INT64(1);
 
-	enter("es.ack()");
-	lease = lock_lease(fcinfo);
-	up_to = PG_ARGISNULL(1) ? lease.leased_up_to : PG_GETARG_INT64(1);
-	if (up_to > lease.leased_up_to)
-		not_fetched(&lease, up_to);
-	rest = up_to < lease.leased_up_to;
-	if (lease.is_retry)
-		forget_retried(&lease, up_to);
-	if (lease.is_playback && up_to >= lease.up_to)
-		end_playback(&lease);
-	else
-		move_checkpoint(&lease, lease.is_retry ? lease.checkpoint : up_to, rest);
-	SPI_finish();
+	if (up_to > stream->leased_up_to)
+		not_fetched(stream, up_to);
+	if (up_to == stream->leased_up_to)
+		stream->lease_until = 0;
+	if (stream->kind == ES_STREAM_RETRY)
+		forget_retried(stream, up_to);
+	if (stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to)
+	{
+		EsStreamRemove(stream);
+		PG_RETURN_VOID();
+	}
+
+	/* What the lease had above the new checkpoint counts as delivered once. */
+	if (stream->kind == ES_STREAM_RETRY || up_to >= delivered)
+		stream->attempt = 0;
+	else if (up_to > stream->checkpoint)
+		stream->attempt = 1;
+	stream->expired = 0;
+	if (stream->kind != ES_STREAM_RETRY)
+		stream->checkpoint = Max(stream->checkpoint, up_to);
+	if (stream->error_position <= up_to)
+	{
+		stream->error = NULL;
+		stream->error_position = 0;
+	}
+	EsStreamWrite(stream);
 	PG_RETURN_VOID();
 }
 
@@ -171,21 +106,23 @@ es_nack(PG_FUNCTION_ARGS)
 {
 	char *reason = EsTextArgument(fcinfo, 2, "reason", false);
 	bool put_aside = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	EsStream *stream = lock_lease(fcinfo, "es.nack()");
 	int64 position;
-	Lease lease;
 
-	enter("es.nack()");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("at_position must not be null")));
 	position = PG_GETARG_INT64(1);
-	lease = lock_lease(fcinfo);
-	if (lease.is_retry)
-		nack_retry(&lease, position, reason, put_aside);
+	if (stream->kind == ES_STREAM_RETRY)
+		nack_retry(stream, position, reason, put_aside);
 	else
-		nack_event(&lease, position, reason, put_aside);
-	SPI_finish();
+		nack_event(stream, position, reason, put_aside);
+	stream->lease_until = 0;
+	stream->expired = 0;
+	stream->error = reason;
+	stream->error_position = position;
+	EsStreamWrite(stream);
 	PG_RETURN_VOID();
 }
 
@@ -193,169 +130,115 @@ es_nack(PG_FUNCTION_ARGS)
 Datum
 es_extend_lease(PG_FUNCTION_ARGS)
 {
-	EsValue args[2];
+	EsStream *stream = lock_lease(fcinfo, "es.extend_lease()");
 
-	enter("es.extend_lease()");
-	args[0] = EsValueInt32(lock_lease(fcinfo).stream);
-	args[1] = EsLeaseArgument(fcinfo, 1);
-	(void) EsQueryRun(&extend_query, args);
-	SPI_finish();
+	stream->lease_until = EsLeaseArgument(fcinfo, 1);
+	EsStreamWrite(stream);
 	PG_RETURN_VOID();
 }
 
-/* Begins one of the functions above. */
-static void
-enter(const char *function)
+/* Locks the stream of the lease that is the first argument; SE012 if it is not held any more. */
+static EsStream *
+lock_lease(FunctionCallInfo fcinfo, const char *function)
 {
+	EsStream *stream;
+	int64 lease_id;
+
 	EsRefuseReadOnly(function);
-	SPI_connect();
-}
-
-/* Locks the lease that is the first argument; SE012 if it is not held any more. */
-static Lease
-lock_lease(FunctionCallInfo fcinfo)
-{
-	Lease lease = {0};
-	EsValue args[2];
-
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("lease_id must not be null")));
-	lease.id = PG_GETARG_INT64(0);
-	lease.stream = (int32) (lease.id >> 32);
-	args[0] = EsValueInt32(lease.stream);
-	args[1] = EsValueInt64(lease.id);
-	if (EsQueryRun(&lock_query, args) == 0)
-	{
-		bool is_newer = IsolationUsesXactSnapshot() && EsQueryRunLatest(&exists_query, args) > 0;
-
-		lease_lost(lease.id, is_newer);
-	}
 	EsSubscriptionCheckReader();
-	lease.subscription = EsQueryText(0, 1);
-	lease.partition = EsQueryInt32(0, 2);
-	lease.is_retry = EsQueryBool(0, 3);
-	lease.is_playback = EsQueryBool(0, 4);
-	lease.checkpoint = EsQueryInt64(0, 5);
-	lease.up_to = EsQueryInt64(0, 6);
-	lease.leased_up_to = EsQueryInt64(0, 7);
-	lease.retried_up_to = EsQueryInt64(0, 8);
-	lease.attempt = EsQueryInt32(0, 9);
-	lease.max_attempts = EsQueryInt32(0, 10);
-	lease.partitions = EsQueryInt32(0, 11);
-	return lease;
-}
-
-/* is_newer: it is held, but the transaction's snapshot does not show it. */
-static void
-lease_lost(int64 id, bool is_newer)
-{
-	if (is_newer)
+	lease_id = PG_GETARG_INT64(0);
+	EsStreamLock(EsLeaseStream(lease_id));
+	stream = EsStreamRead(EsLeaseStream(lease_id));
+	if (stream == NULL || stream->lease_id != lease_id || stream->lease_until == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access: lease " INT64_FORMAT
-						" is newer than the transaction's snapshot",
-						id)));
-	ereport(ERROR,
-			(errcode(ES_ERRCODE_LEASE_LOST),
-			 errmsg("lease " INT64_FORMAT " is not held", id),
-			 errdetail("It ran out and another consumer took over, or it was given back, or the subscription was dropped or moved."),
-			 errhint("Roll back what was done under it: the events are delivered again.")));
-}
-
-/*
- * Moves the checkpoint, never back; rest: the lease goes on.  What the lease had
- * above it counts as delivered once.
- */
-static void
-move_checkpoint(const Lease *lease, int64 up_to, bool rest)
-{
-	int64 delivered = Max(lease->leased_up_to, lease->retried_up_to);
-	EsValue args[] = {EsValueInt32(lease->stream), EsValueInt64(Max(up_to, lease->checkpoint)),
-					  EsValueInt32(lease->attempt), EsValueBool(rest)};
-
-	if (lease->is_retry || up_to >= delivered)
-		args[2] = EsValueInt32(0);
-	else if (up_to > lease->checkpoint)
-		args[2] = EsValueInt32(1);
-	(void) EsQueryRun(&ack_query, args);
+				(errcode(ES_ERRCODE_LEASE_LOST),
+				 errmsg("lease " INT64_FORMAT " is not held", lease_id),
+				 errdetail("It ran out and another consumer took over, or it was given back, or the subscription was dropped or moved."),
+				 errhint("Roll back what was done under it: the events are delivered again.")));
+	return stream;
 }
 
 /* Forgets the events that were delivered once more and are done. */
 static void
-forget_retried(const Lease *lease, int64 up_to)
+forget_retried(const EsStream *stream, int64 up_to)
 {
-	EsValue args[] = {EsValueText(lease->subscription), EsValueInt32(lease->partition),
-					  EsValueInt64(lease->id), EsValueInt64(up_to)};
+	EsValue args[] = {EsValueText(stream->subscription), EsValueInt32(stream->partition),
+					  EsValueInt64(stream->lease_id), EsValueInt64(up_to)};
 
+	SPI_connect();
 	(void) EsQueryRun(&retried_query, args);
+	SPI_finish();
 }
 
+/* Puts an event that was not handled aside, if its time has come. */
 static void
-end_playback(const Lease *lease)
+nack_event(EsStream *stream, int64 position, const char *reason, bool put_aside)
 {
-	EsValue args[] = {EsValueInt32(lease->stream)};
+	EsSubscription *subscription = EsSubscriptionFind(stream->subscription);
+	int32 attempt = position <= stream->retried_up_to ? stream->attempt : 1;
+	EsParked event = find_event(stream, subscription, position);
 
-	(void) EsQueryRun(&delete_query, args);
-}
-
-/* Gives a lease on live or replayed events back, and puts the event aside if its time has come. */
-static void
-nack_event(const Lease *lease, int64 position, const char *reason, bool put_aside)
-{
-	int32 attempt = position <= lease->retried_up_to ? lease->attempt : 1;
-	EsParked event = {.position = position};
-	EsValue args[] = {EsValueInt64(position), EsValueInt32(lease->stream)};
-
-	if (position > lease->leased_up_to || position <= lease->checkpoint ||
-		EsQueryRun(&event_query, args) == 0)
-		not_fetched(lease, position);
-	event.aggregate_type = EsQueryColumn(0, 1);
-	event.aggregate_id = EsQueryColumn(0, 2);
-	if (EsPartitionOf(event.aggregate_type.value, event.aggregate_id.value, lease->partitions) !=
-		lease->partition)
-		not_fetched(lease, position);
-	if (lease->max_attempts != 0 && attempt >= lease->max_attempts)
+	if (subscription->max_attempts != 0 && attempt >= subscription->max_attempts)
 		put_aside = true;
 	if (put_aside)
-		EsStreamPark(lease->subscription, lease->partition, lease->is_playback, &event, true,
-					 attempt, reason);
-	give_back(lease, put_aside ? 1 : lease->attempt, reason, position);
+	{
+		EsStreamPark(stream, &event, true, attempt, reason);
+		stream->attempt = 1;
+	}
 }
 
-/* The same for events that are delivered once more: each counts its own attempts. */
-static void
-nack_retry(const Lease *lease, int64 position, const char *reason, bool put_aside)
+/* Returns an event that was fetched under the lease. */
+static EsParked
+find_event(const EsStream *stream, const EsSubscription *subscription, int64 position)
 {
-	EsValue args[] = {EsValueText(lease->subscription),
-					  EsValueInt32(lease->partition),
-					  EsValueInt64(lease->id),
+	ArrayType *const *filters = EsStreamFilters(stream, subscription);
+	EsValue args[1 + ES_READ_NFILTERS] = {EsValueInt64(position)};
+	EsParked event = {.position = position};
+	MemoryContext context = CurrentMemoryContext;
+
+	for (int i = 0; i < ES_READ_NFILTERS; i++)
+		args[1 + i] = EsValueArray(filters[i]);
+	SPI_connect();
+	if (position > stream->leased_up_to || position <= stream->checkpoint ||
+		EsQueryRun(&event_query, args) == 0)
+		not_fetched(stream, position);
+	MemoryContextSwitchTo(context);
+	event.aggregate_type = EsValueText(EsQueryText(0, 1));
+	event.aggregate_id = EsValueText(EsQueryText(0, 2));
+	SPI_finish();
+	return event;
+}
+
+/* The same for an event that is delivered once more: each counts its own attempts. */
+static void
+nack_retry(EsStream *stream, int64 position, const char *reason, bool put_aside)
+{
+	int32 max_attempts = EsSubscriptionFind(stream->subscription)->max_attempts;
+	EsValue args[] = {EsValueText(stream->subscription),
+					  EsValueInt32(stream->partition),
+					  EsValueInt64(stream->lease_id),
 					  EsValueInt64(position),
 					  EsValueBool(put_aside),
-					  EsValueInt32(lease->max_attempts == 0 ? PG_INT32_MAX : lease->max_attempts),
+					  EsValueInt32(max_attempts == 0 ? PG_INT32_MAX : max_attempts),
 					  EsValueText(reason)};
 
+	SPI_connect();
 	if (EsQueryRun(&hold_query, args) == 0)
-		not_fetched(lease, position);
-	give_back(lease, 0, reason, position);
-}
-
-/* Lets others lease the stream. */
-static void
-give_back(const Lease *lease, int32 attempt, const char *reason, int64 position)
-{
-	EsValue args[] = {EsValueInt32(lease->stream), EsValueInt32(attempt), EsValueText(reason),
-					  EsValueInt64(position)};
-
-	(void) EsQueryRun(&nack_query, args);
+		not_fetched(stream, position);
+	SPI_finish();
+	stream->attempt = 0;
 }
 
 static void
-not_fetched(const Lease *lease, int64 position)
+not_fetched(const EsStream *stream, int64 position)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("no event at position " INT64_FORMAT " is waiting for an answer under lease " INT64_FORMAT,
-					position, lease->id)));
+			 errmsg("no event at position " INT64_FORMAT
+					" is waiting for an answer under lease " INT64_FORMAT,
+					position, stream->lease_id)));
 }

@@ -42,7 +42,7 @@ static EsQuery discard_query = {
 
 static Datum for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 						int64 (*of_projection)(const char *name, int64 at_position));
-static int64 of_subscription(const char *name, EsValue at_position, EsQuery *query);
+static int64 of_subscription(const EsSubscription *subscription, EsValue at_position, EsQuery *query);
 static int64 retry_projection(const char *name, int64 at_position);
 static int64 discard_projection(const char *name, int64 at_position);
 
@@ -71,18 +71,19 @@ for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
 	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
 	bool projection;
-	bool subscription;
+	EsSubscription *subscription;
 	int64 count = 0;
 
 	EsRefuseReadOnly(function);
 	projection = EsProjectionExists(name);
-	subscription = EsSubscriptionExists(name);
-	if (!projection && !subscription)
+	subscription = EsSubscriptionRead(name);
+	if (!projection && subscription == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_UNKNOWN_NAME),
 				 errmsg("there is no subscription or projection \"%s\"", name)));
-	if (subscription)
-		count += of_subscription(name, PG_ARGISNULL(1) ? EsValueNull() : EsValueInt64(at_position),
+	if (subscription != NULL)
+		count += of_subscription(subscription,
+								 PG_ARGISNULL(1) ? EsValueNull() : EsValueInt64(at_position),
 								 query);
 	if (projection && (PG_ARGISNULL(1) || at_position > 0))
 		count += of_projection(name, at_position);
@@ -96,12 +97,12 @@ for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 }
 
 static int64
-of_subscription(const char *name, EsValue at_position, EsQuery *query)
+of_subscription(const EsSubscription *subscription, EsValue at_position, EsQuery *query)
 {
-	EsValue args[] = {EsValueText(name), at_position};
+	EsValue args[] = {EsValueText(subscription->name), at_position};
 	int64 count;
 
-	EsSubscriptionCheckOwner(name, EsSubscriptionRead(name)->owner);
+	EsSubscriptionCheckOwner(subscription);
 	SPI_connect();
 	count = EsQueryRun(query, args);
 	SPI_finish();

@@ -17,31 +17,21 @@
 #include "nodes/parsenodes.h"
 #include "query.h"
 #include "utils/builtins.h"
-#include "utils/snapmgr.h"
 
-static void execute(EsQuery *query, const EsValue *args, DestReceiver *dest, bool read_only);
+static void execute(EsQuery *query, const EsValue *args, DestReceiver *dest);
 static SPIPlanPtr prepare(EsQuery *query);
 
 uint64
 EsQueryRun(EsQuery *query, const EsValue *args)
 {
-	execute(query, args, NULL, false);
-	return SPI_processed;
-}
-
-uint64
-EsQueryRunLatest(EsQuery *query, const EsValue *args)
-{
-	PushActiveSnapshot(GetLatestSnapshot());
-	execute(query, args, NULL, true);
-	PopActiveSnapshot();
+	execute(query, args, NULL);
 	return SPI_processed;
 }
 
 void
 EsQuerySend(EsQuery *query, const EsValue *args, DestReceiver *dest)
 {
-	execute(query, args, dest, false);
+	execute(query, args, dest);
 }
 
 EsValue
@@ -115,21 +105,22 @@ EsValueBool(bool value)
 }
 
 EsValue
+EsValueArray(ArrayType *array)
+{
+	return (EsValue){.value = PointerGetDatum(array), .isnull = array == NULL};
+}
+
+EsValue
 EsValueNull(void)
 {
 	return (EsValue){.isnull = true};
 }
 
-/*
- * Runs the query, which is prepared first unless it is already; read_only: with
- * the active snapshot.
- */
+/* Runs the query, which is prepared first unless it is already. */
 static void
-execute(EsQuery *query, const EsValue *args, DestReceiver *dest, bool read_only)
+execute(EsQuery *query, const EsValue *args, DestReceiver *dest)
 {
-	SPIExecuteOptions options = {.dest = dest,
-								 .must_return_tuples = dest != NULL,
-								 .read_only = read_only};
+	SPIExecuteOptions options = {.dest = dest, .must_return_tuples = dest != NULL};
 	EsActing acting;
 
 	options.params = makeParamList(query->nargs);

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "tcop/dest.h"
+#include "utils/array.h"
 
 #define ES_QUERY_MAX_ARGS 12
 
@@ -38,9 +39,6 @@ typedef struct EsValue
  */
 extern uint64 EsQueryRun(EsQuery *query, const EsValue *args);
 
-/* The same for a query that only reads, as of now whatever the isolation level. */
-extern uint64 EsQueryRunLatest(EsQuery *query, const EsValue *args);
-
 /* The same for a query whose rows go to a receiver. */
 extern void EsQuerySend(EsQuery *query, const EsValue *args, DestReceiver *dest);
 
@@ -56,6 +54,7 @@ extern EsValue EsValueText(const char *text); /* NULL: null */
 extern EsValue EsValueInt64(int64 value);
 extern EsValue EsValueInt32(int32 value);
 extern EsValue EsValueBool(bool value);
+extern EsValue EsValueArray(ArrayType *array); /* NULL: null */
 extern EsValue EsValueNull(void);
 
 #endif /* ES_QUERY_H */

@@ -7,10 +7,13 @@
  * for events that are delivered once more, and each playback adds one.  One
  * consumer at a time reads a stream, by a lease with a number and an end.
  *
- * Whoever changes a stream's row does so with the condition that the lease is
- * still the one that it knows.  So of two consumers, one that was slow and one
- * that took over, the slow one finds that it has lost the lease, whatever it
- * does, and if its work is in the same transaction that is undone too.
+ * Locks.  Whoever changes a stream's row holds a lock of ours on the stream, to
+ * the end of the transaction, and has read the row under it, as it is now
+ * whatever the isolation level.  So of two consumers, one that was slow and one
+ * that took over, the slow one finds that the lease is not its own any more,
+ * whatever it does, and if its work is in the same transaction that is undone too.
+ * (With the lock, rows are read and written without a query: that is a third of
+ * what a fetch and its ack cost.)
  *
  * An event belongs to a partition by a CRC of its aggregate: a function that is
  * the same on all platforms and in all versions, since the checkpoints of the
@@ -21,8 +24,14 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
 #include "aggregate.h"
 #include "catalog.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_collation_d.h"
 #include "catalog/pg_type_d.h"
 #include "errors.h"
 #include "executor/spi.h"
@@ -32,57 +41,67 @@
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Columns of the query below. */
+/* Columns of es.subscription, in their order. */
 enum
 {
-	COLUMN_NAME = 1,
-	COLUMN_OWNER,
-	COLUMN_PARTITIONS,
-	COLUMN_MAX_ATTEMPTS,
-	COLUMN_WAIT,
-	COLUMN_STREAM,
-	COLUMN_PARTITION,
-	COLUMN_KIND,
-	COLUMN_CHECKPOINT,
-	COLUMN_UP_TO,
-	COLUMN_LEASE_ID,
-	COLUMN_LEASED,
-	COLUMN_RAN_OUT,
-	COLUMN_LEASED_COUNT,
-	COLUMN_LEASED_UP_TO,
-	COLUMN_RETRIED_UP_TO,
-	COLUMN_ATTEMPT,
-	COLUMN_EXPIRED,
-	COLUMN_HAS_PARKED,
-	COLUMN_FILTERS
+	SUBSCRIPTION_NAME,
+	SUBSCRIPTION_OWNER,
+	SUBSCRIPTION_FILTERS,
+	SUBSCRIPTION_PARTITIONS = SUBSCRIPTION_FILTERS + ES_READ_SOURCES + 1,
+	SUBSCRIPTION_MAX_ATTEMPTS,
+	SUBSCRIPTION_AFTER_PARK,
+	SUBSCRIPTION_CREATED_AT,
+	SUBSCRIPTION_NCOLUMNS
 };
 
-static EsQuery read_query = {
-	"SELECT s.name, s.owner, s.partitions, s.max_attempts, s.after_park OPERATOR(pg_catalog.=) 'wait',"
-	" t.stream, t.partition, t.kind, t.checkpoint, t.up_to, t.lease_id,"
-	" t.lease_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(),"
-	" t.lease_until OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp(),"
-	" t.leased_count, t.leased_up_to, t.retried_up_to, t.attempt, t.expired,"
-	" EXISTS (SELECT FROM es.subscription_parked AS p"
-	"  WHERE p.subscription OPERATOR(pg_catalog.=) t.subscription"
-	"  AND p.partition OPERATOR(pg_catalog.=) t.partition"
-	"  AND (t.kind OPERATOR(pg_catalog.<>) 'retry' OR NOT p.held)),"
-	" CASE WHEN t.kind OPERATOR(pg_catalog.=) 'live' THEN s.aggregate_types ELSE t.aggregate_types END,"
-	" CASE WHEN t.kind OPERATOR(pg_catalog.=) 'live' THEN s.event_types ELSE t.event_types END,"
-	" CASE WHEN t.kind OPERATOR(pg_catalog.=) 'live' THEN s.sources ELSE t.sources END,"
-	" t.aggregate_ids"
-	" FROM es.subscription AS s"
-	" JOIN es.subscription_stream AS t ON t.subscription OPERATOR(pg_catalog.=) s.name"
-	" WHERE s.name OPERATOR(pg_catalog.=) $1"
-	" ORDER BY t.leased_at NULLS FIRST, t.stream",
-	1,
-	{TEXTOID}};
+/* Columns of es.subscription_stream, in their order. */
+enum
+{
+	STREAM_ID,
+	STREAM_SUBSCRIPTION,
+	STREAM_PARTITION,
+	STREAM_KIND,
+	STREAM_CHECKPOINT,
+	STREAM_UP_TO,
+	STREAM_FILTERS,
+	STREAM_LEASE_ID = STREAM_FILTERS + ES_READ_NFILTERS,
+	STREAM_LEASE_UNTIL,
+	STREAM_LEASED_AT,
+	STREAM_CONSUMER,
+	STREAM_LEASED_COUNT,
+	STREAM_LEASED_UP_TO,
+	STREAM_RETRIED_UP_TO,
+	STREAM_ATTEMPT,
+	STREAM_EXPIRED,
+	STREAM_ERROR,
+	STREAM_ERROR_POSITION,
+	STREAM_NCOLUMNS
+};
 
-static EsQuery exists_query = {
-	"SELECT FROM es.subscription AS s WHERE s.name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}};
+static const char *const kinds[] = {
+	[ES_STREAM_LIVE] = "live",
+	[ES_STREAM_RETRY] = "retry",
+	[ES_STREAM_PLAYBACK] = "playback",
+};
+
+/* Columns of es.subscription_parked that are looked for, counted from 1. */
+#define PARKED_SUBSCRIPTION 1
+#define PARKED_PARTITION    2
+
+/* Reading rows of a table by an index. */
+typedef struct Rows
+{
+	Relation table;
+	Relation index;
+	Snapshot snapshot;
+	SysScanDesc scan;
+	ScanKeyData keys[2];
+} Rows;
 
 static EsQuery park_query = {
 	"INSERT INTO es.subscription_parked AS p (subscription, partition, replayed, position,"
@@ -92,61 +111,73 @@ static EsQuery park_query = {
 	9,
 	{TEXTOID, INT4OID, BOOLOID, INT8OID, TEXTOID, TEXTOID, BOOLOID, INT4OID, TEXTOID}};
 
-static EsStream *read_stream(uint64 row);
-static EsStreamKind kind_of(const char *kind);
-static LOCKTAG lock_tag(const EsStream *stream);
+static void key_text(Rows *rows, int key, AttrNumber column, const char *value);
+static void key_int32(Rows *rows, int key, AttrNumber column, int32 value);
+static void open_rows(Rows *rows, EsObject table, EsObject index, LOCKMODE lockmode, int nkeys);
+static HeapTuple next_row(Rows *rows);
+static void close_rows(Rows *rows);
+static EsStream *stream_of(HeapTuple tuple, TupleDesc desc);
+static HeapTuple tuple_of(const EsStream *stream, TupleDesc desc);
+static EsStreamKind kind_of(Datum kind);
+static void read_filters(ArrayType **filters, int nfilters, const Datum *values, const bool *nulls);
+static int compare_streams(const ListCell *a, const ListCell *b);
+static LOCKTAG lock_tag(int32 stream);
 
 EsSubscription *
 EsSubscriptionRead(const char *name)
 {
-	MemoryContext context = CurrentMemoryContext;
-	EsValue args[] = {EsValueText(name)};
-	EsSubscription *subscription;
-	uint64 rows;
+	EsSubscription *subscription = NULL;
+	Rows rows;
+	HeapTuple tuple;
 
-	SPI_connect();
-	rows = EsQueryRun(&read_query, args);
-	if (rows == 0)
+	key_text(&rows, 0, SUBSCRIPTION_NAME + 1, name);
+	open_rows(&rows, ES_OBJECT_SUBSCRIPTION, ES_OBJECT_SUBSCRIPTION_PKEY, AccessShareLock, 1);
+	tuple = next_row(&rows);
+	if (HeapTupleIsValid(tuple))
+	{
+		Datum values[SUBSCRIPTION_NCOLUMNS];
+		bool nulls[SUBSCRIPTION_NCOLUMNS];
+
+		heap_deform_tuple(tuple, RelationGetDescr(rows.table), values, nulls);
+		subscription = palloc0(sizeof(EsSubscription));
+		subscription->name = pstrdup(name);
+		subscription->owner = TextDatumGetCString(values[SUBSCRIPTION_OWNER]);
+		subscription->partitions = DatumGetInt32(values[SUBSCRIPTION_PARTITIONS]);
+		if (!nulls[SUBSCRIPTION_MAX_ATTEMPTS])
+			subscription->max_attempts = DatumGetInt32(values[SUBSCRIPTION_MAX_ATTEMPTS]);
+		subscription->wait =
+			strcmp(TextDatumGetCString(values[SUBSCRIPTION_AFTER_PARK]), "wait") == 0;
+		read_filters(subscription->filters, ES_READ_SOURCES + 1, &values[SUBSCRIPTION_FILTERS],
+					 &nulls[SUBSCRIPTION_FILTERS]);
+	}
+	close_rows(&rows);
+	return subscription;
+}
+
+EsSubscription *
+EsSubscriptionFind(const char *name)
+{
+	EsSubscription *subscription = EsSubscriptionRead(name);
+
+	if (subscription == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_UNKNOWN_NAME),
 				 errmsg("subscription \"%s\" does not exist", name),
 				 errhint("Create it with es.create_subscription().")));
-	MemoryContextSwitchTo(context);
-	subscription = palloc0(sizeof(EsSubscription));
-	subscription->name = EsQueryText(0, COLUMN_NAME);
-	subscription->owner = EsQueryText(0, COLUMN_OWNER);
-	subscription->partitions = EsQueryInt32(0, COLUMN_PARTITIONS);
-	subscription->max_attempts = EsQueryInt32(0, COLUMN_MAX_ATTEMPTS);
-	subscription->wait = EsQueryBool(0, COLUMN_WAIT);
-	for (uint64 row = 0; row < rows; row++)
-		subscription->streams = lappend(subscription->streams, read_stream(row));
-	SPI_finish();
 	return subscription;
 }
 
-bool
-EsSubscriptionExists(const char *name)
-{
-	EsValue args[] = {EsValueText(name)};
-	bool exists;
-
-	SPI_connect();
-	exists = EsQueryRun(&exists_query, args) > 0;
-	SPI_finish();
-	return exists;
-}
-
 void
-EsSubscriptionCheckOwner(const char *name, const char *owner)
+EsSubscriptionCheckOwner(const EsSubscription *subscription)
 {
-	Oid role = get_role_oid(owner, true);
+	Oid role = get_role_oid(subscription->owner, true);
 
 	if (superuser() || (OidIsValid(role) && has_privs_of_role(GetUserId(), role)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("must be owner of subscription \"%s\"", name),
-			 errdetail("It belongs to the role \"%s\".", owner)));
+			 errmsg("must be owner of subscription \"%s\"", subscription->name),
+			 errdetail("It belongs to the role \"%s\".", subscription->owner)));
 }
 
 void
@@ -173,20 +204,103 @@ EsPartitionOf(Datum aggregate_type, Datum aggregate_id, int32 partitions)
 	return crc % (uint32) partitions;
 }
 
-bool
-EsStreamTryLock(const EsStream *stream)
+List *
+EsStreamsRead(const char *subscription)
 {
-	LOCKTAG tag = lock_tag(stream);
+	List *streams = NIL;
+	Rows rows;
+	HeapTuple tuple;
+
+	key_text(&rows, 0, STREAM_SUBSCRIPTION + 1, subscription);
+	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_SUBSCRIPTION, AccessShareLock, 1);
+	while (HeapTupleIsValid(tuple = next_row(&rows)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		streams = lappend(streams, stream_of(tuple, RelationGetDescr(rows.table)));
+	}
+	close_rows(&rows);
+	list_sort(streams, compare_streams);
+	return streams;
+}
+
+EsStream *
+EsStreamRead(int32 id)
+{
+	EsStream *stream = NULL;
+	Rows rows;
+	HeapTuple tuple;
+
+	key_int32(&rows, 0, STREAM_ID + 1, id);
+	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, AccessShareLock, 1);
+	tuple = next_row(&rows);
+	if (HeapTupleIsValid(tuple))
+		stream = stream_of(tuple, RelationGetDescr(rows.table));
+	close_rows(&rows);
+	return stream;
+}
+
+void
+EsStreamLock(int32 id)
+{
+	LOCKTAG tag = lock_tag(id);
+
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+bool
+EsStreamTryLock(int32 id)
+{
+	LOCKTAG tag = lock_tag(id);
 
 	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
-EsStreamUnlock(const EsStream *stream)
+EsStreamUnlock(int32 id)
 {
-	LOCKTAG tag = lock_tag(stream);
+	LOCKTAG tag = lock_tag(id);
 
 	(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
+void
+EsStreamWrite(const EsStream *stream)
+{
+	Rows rows;
+	HeapTuple old;
+	HeapTuple tuple;
+
+	key_int32(&rows, 0, STREAM_ID + 1, stream->id);
+	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, RowExclusiveLock, 1);
+	old = next_row(&rows);
+	if (!HeapTupleIsValid(old))
+		elog(ERROR, "stream %d of subscription \"%s\" is gone", stream->id, stream->subscription);
+	tuple = tuple_of(stream, RelationGetDescr(rows.table));
+	CatalogTupleUpdate(rows.table, &old->t_self, tuple);
+	close_rows(&rows);
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+}
+
+void
+EsStreamRemove(const EsStream *stream)
+{
+	Rows rows;
+	HeapTuple tuple;
+
+	key_int32(&rows, 0, STREAM_ID + 1, stream->id);
+	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, RowExclusiveLock, 1);
+	tuple = next_row(&rows);
+	if (HeapTupleIsValid(tuple))
+		CatalogTupleDelete(rows.table, &tuple->t_self);
+	close_rows(&rows);
+	CommandCounterIncrement();
+}
+
+ArrayType *const *
+EsStreamFilters(const EsStream *stream, const EsSubscription *subscription)
+{
+	return stream->kind == ES_STREAM_PLAYBACK ? stream->filters : subscription->filters;
 }
 
 int64
@@ -195,75 +309,216 @@ EsStreamNextLease(const EsStream *stream)
 	return ((int64) stream->id << 32) | (uint32) (stream->lease_id + 1);
 }
 
-EsValue
+int32
+EsLeaseStream(int64 lease_id)
+{
+	return (int32) (lease_id >> 32);
+}
+
+TimestampTz
 EsLeaseArgument(FunctionCallInfo fcinfo, int arg)
 {
-	static const Interval none = {0};
 	static const Interval usual = {.time = 30 * USECS_PER_SEC};
-	EsValue result = {.value = IntervalPGetDatum(PG_ARGISNULL(arg) ? &usual
-																   : PG_GETARG_INTERVAL_P(arg))};
+	TimestampTz now = GetCurrentTimestamp();
+	const Interval *length = PG_ARGISNULL(arg) ? &usual : PG_GETARG_INTERVAL_P(arg);
+	TimestampTz until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+																TimestampTzGetDatum(now),
+																IntervalPGetDatum(length)));
 
-	if (!DatumGetBool(DirectFunctionCall2(interval_gt, result.value, IntervalPGetDatum(&none))))
+	if (until <= now)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a lease must be longer than zero")));
-	return result;
+	return until;
+}
+
+bool
+EsStreamHasParked(const EsStream *stream)
+{
+	bool retry = stream->kind == ES_STREAM_RETRY;
+	Rows rows;
+	bool found;
+
+	key_text(&rows, 0, PARKED_SUBSCRIPTION, stream->subscription);
+	key_int32(&rows, 1, PARKED_PARTITION, stream->partition);
+	open_rows(&rows, ES_OBJECT_STREAM_PARKED,
+			  retry ? ES_OBJECT_STREAM_PARKED_WAITING : ES_OBJECT_STREAM_PARKED_PKEY,
+			  AccessShareLock, 2);
+	found = HeapTupleIsValid(next_row(&rows));
+	close_rows(&rows);
+	return found;
 }
 
 void
-EsStreamPark(const char *subscription, int32 partition, bool replayed, const EsParked *event,
-			 bool held, int32 attempts, const char *reason)
+EsStreamPark(const EsStream *stream, const EsParked *event, bool held, int32 attempts,
+			 const char *reason)
 {
-	EsValue args[] = {EsValueText(subscription), EsValueInt32(partition), EsValueBool(replayed),
-					  EsValueInt64(event->position), event->aggregate_type, event->aggregate_id,
-					  EsValueBool(held), EsValueInt32(attempts), EsValueText(reason)};
+	EsValue args[] = {EsValueText(stream->subscription),
+					  EsValueInt32(stream->partition),
+					  EsValueBool(stream->kind == ES_STREAM_PLAYBACK),
+					  EsValueInt64(event->position),
+					  event->aggregate_type,
+					  event->aggregate_id,
+					  EsValueBool(held),
+					  EsValueInt32(attempts),
+					  EsValueText(reason)};
 
+	SPI_connect();
 	(void) EsQueryRun(&park_query, args);
+	SPI_finish();
 }
 
-/* Returns the stream of a row of the query's result. */
+/* Say what a column of the table (counted from 1) must be equal to. */
+static void
+key_text(Rows *rows, int key, AttrNumber column, const char *value)
+{
+	ScanKeyInit(&rows->keys[key], column, BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(value));
+	rows->keys[key].sk_collation = C_COLLATION_OID;
+}
+
+static void
+key_int32(Rows *rows, int key, AttrNumber column, int32 value)
+{
+	ScanKeyInit(&rows->keys[key], column, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(value));
+}
+
+/* Starts to read rows in the order of an index, as they are now. */
+static void
+open_rows(Rows *rows, EsObject table, EsObject index, LOCKMODE lockmode, int nkeys)
+{
+	rows->table = table_open(EsCatalogOid(table), lockmode);
+	rows->index = index_open(EsCatalogOid(index), AccessShareLock);
+	rows->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	rows->scan =
+		systable_beginscan_ordered(rows->table, rows->index, rows->snapshot, nkeys, rows->keys);
+}
+
+static HeapTuple
+next_row(Rows *rows)
+{
+	return systable_getnext_ordered(rows->scan, ForwardScanDirection);
+}
+
+static void
+close_rows(Rows *rows)
+{
+	systable_endscan_ordered(rows->scan);
+	UnregisterSnapshot(rows->snapshot);
+	index_close(rows->index, AccessShareLock);
+	table_close(rows->table, NoLock);
+}
+
 static EsStream *
-read_stream(uint64 row)
+stream_of(HeapTuple tuple, TupleDesc desc)
 {
 	EsStream *stream = palloc0(sizeof(EsStream));
+	Datum values[STREAM_NCOLUMNS];
+	bool nulls[STREAM_NCOLUMNS];
 
-	stream->id = EsQueryInt32(row, COLUMN_STREAM);
-	stream->partition = EsQueryInt32(row, COLUMN_PARTITION);
-	stream->kind = kind_of(EsQueryText(row, COLUMN_KIND));
-	stream->checkpoint = EsQueryInt64(row, COLUMN_CHECKPOINT);
-	stream->up_to = EsQueryInt64(row, COLUMN_UP_TO);
-	stream->lease_id = EsQueryInt64(row, COLUMN_LEASE_ID);
-	stream->leased = EsQueryBool(row, COLUMN_LEASED);
-	stream->ran_out = EsQueryBool(row, COLUMN_RAN_OUT);
-	stream->leased_count = EsQueryInt32(row, COLUMN_LEASED_COUNT);
-	stream->leased_up_to = EsQueryInt64(row, COLUMN_LEASED_UP_TO);
-	stream->retried_up_to = EsQueryInt64(row, COLUMN_RETRIED_UP_TO);
-	stream->attempt = EsQueryInt32(row, COLUMN_ATTEMPT);
-	stream->expired = EsQueryInt32(row, COLUMN_EXPIRED);
-	stream->has_parked = EsQueryBool(row, COLUMN_HAS_PARKED);
-	for (int i = 0; i < ES_READ_NFILTERS; i++)
-	{
-		EsValue filter = EsQueryColumn(row, COLUMN_FILTERS + i);
-
-		if (!filter.isnull)
-			stream->filters[i] = DatumGetArrayTypePCopy(filter.value);
-	}
+	heap_deform_tuple(tuple, desc, values, nulls);
+	stream->id = DatumGetInt32(values[STREAM_ID]);
+	stream->subscription = TextDatumGetCString(values[STREAM_SUBSCRIPTION]);
+	stream->partition = DatumGetInt32(values[STREAM_PARTITION]);
+	stream->kind = kind_of(values[STREAM_KIND]);
+	stream->checkpoint = DatumGetInt64(values[STREAM_CHECKPOINT]);
+	if (!nulls[STREAM_UP_TO])
+		stream->up_to = DatumGetInt64(values[STREAM_UP_TO]);
+	read_filters(stream->filters, ES_READ_NFILTERS, &values[STREAM_FILTERS],
+				 &nulls[STREAM_FILTERS]);
+	stream->lease_id = DatumGetInt64(values[STREAM_LEASE_ID]);
+	if (!nulls[STREAM_LEASE_UNTIL])
+		stream->lease_until = DatumGetTimestampTz(values[STREAM_LEASE_UNTIL]);
+	if (!nulls[STREAM_LEASED_AT])
+		stream->leased_at = DatumGetTimestampTz(values[STREAM_LEASED_AT]);
+	if (!nulls[STREAM_CONSUMER])
+		stream->consumer = TextDatumGetCString(values[STREAM_CONSUMER]);
+	stream->leased_count = DatumGetInt32(values[STREAM_LEASED_COUNT]);
+	stream->leased_up_to = DatumGetInt64(values[STREAM_LEASED_UP_TO]);
+	stream->retried_up_to = DatumGetInt64(values[STREAM_RETRIED_UP_TO]);
+	stream->attempt = DatumGetInt32(values[STREAM_ATTEMPT]);
+	stream->expired = DatumGetInt32(values[STREAM_EXPIRED]);
+	if (!nulls[STREAM_ERROR])
+		stream->error = TextDatumGetCString(values[STREAM_ERROR]);
+	if (!nulls[STREAM_ERROR_POSITION])
+		stream->error_position = DatumGetInt64(values[STREAM_ERROR_POSITION]);
 	return stream;
 }
 
-static EsStreamKind
-kind_of(const char *kind)
+static HeapTuple
+tuple_of(const EsStream *stream, TupleDesc desc)
 {
-	return strcmp(kind, "live") == 0 ? ES_STREAM_LIVE
-		: strcmp(kind, "retry") == 0 ? ES_STREAM_RETRY
-									 : ES_STREAM_PLAYBACK;
+	Datum values[STREAM_NCOLUMNS] = {0};
+	bool nulls[STREAM_NCOLUMNS] = {false};
+
+	values[STREAM_ID] = Int32GetDatum(stream->id);
+	values[STREAM_SUBSCRIPTION] = CStringGetTextDatum(stream->subscription);
+	values[STREAM_PARTITION] = Int32GetDatum(stream->partition);
+	values[STREAM_KIND] = CStringGetTextDatum(kinds[stream->kind]);
+	values[STREAM_CHECKPOINT] = Int64GetDatum(stream->checkpoint);
+	values[STREAM_UP_TO] = Int64GetDatum(stream->up_to);
+	nulls[STREAM_UP_TO] = stream->kind != ES_STREAM_PLAYBACK;
+	for (int i = 0; i < ES_READ_NFILTERS; i++)
+	{
+		values[STREAM_FILTERS + i] = PointerGetDatum(stream->filters[i]);
+		nulls[STREAM_FILTERS + i] = stream->filters[i] == NULL;
+	}
+	values[STREAM_LEASE_ID] = Int64GetDatum(stream->lease_id);
+	values[STREAM_LEASE_UNTIL] = TimestampTzGetDatum(stream->lease_until);
+	nulls[STREAM_LEASE_UNTIL] = stream->lease_until == 0;
+	values[STREAM_LEASED_AT] = TimestampTzGetDatum(stream->leased_at);
+	nulls[STREAM_LEASED_AT] = stream->leased_at == 0;
+	nulls[STREAM_CONSUMER] = stream->consumer == NULL;
+	if (stream->consumer != NULL)
+		values[STREAM_CONSUMER] = CStringGetTextDatum(stream->consumer);
+	values[STREAM_LEASED_COUNT] = Int32GetDatum(stream->leased_count);
+	values[STREAM_LEASED_UP_TO] = Int64GetDatum(stream->leased_up_to);
+	values[STREAM_RETRIED_UP_TO] = Int64GetDatum(stream->retried_up_to);
+	values[STREAM_ATTEMPT] = Int32GetDatum(stream->attempt);
+	values[STREAM_EXPIRED] = Int32GetDatum(stream->expired);
+	nulls[STREAM_ERROR] = stream->error == NULL;
+	if (stream->error != NULL)
+		values[STREAM_ERROR] = CStringGetTextDatum(stream->error);
+	values[STREAM_ERROR_POSITION] = Int64GetDatum(stream->error_position);
+	nulls[STREAM_ERROR_POSITION] = stream->error_position == 0;
+	return heap_form_tuple(desc, values, nulls);
+}
+
+static EsStreamKind
+kind_of(Datum kind)
+{
+	char *name = TextDatumGetCString(kind);
+
+	for (int i = 0; i < (int) lengthof(kinds); i++)
+		if (strcmp(name, kinds[i]) == 0)
+			return (EsStreamKind) i;
+	elog(ERROR, "unknown kind of stream \"%s\"", name);
+}
+
+static void
+read_filters(ArrayType **filters, int nfilters, const Datum *values, const bool *nulls)
+{
+	for (int i = 0; i < nfilters; i++)
+		if (!nulls[i])
+			filters[i] = DatumGetArrayTypePCopy(values[i]);
+}
+
+static int
+compare_streams(const ListCell *a, const ListCell *b)
+{
+	const EsStream *sa = lfirst(a);
+	const EsStream *sb = lfirst(b);
+
+	if (sa->leased_at != sb->leased_at)
+		return sa->leased_at < sb->leased_at ? -1 : 1;
+	return sa->id < sb->id ? -1 : sa->id > sb->id;
 }
 
 static LOCKTAG
-lock_tag(const EsStream *stream)
+lock_tag(int32 stream)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, (uint32) stream->id, ES_LOCK_STREAM);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, (uint32) stream, ES_LOCK_STREAM);
 	return tag;
 }

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "query.h"
@@ -25,31 +26,35 @@ typedef enum EsStreamKind
 typedef struct EsStream
 {
 	int32 id;
+	char *subscription;
 	int32 partition;
 	EsStreamKind kind;
-	ArrayType *filters[ES_READ_NFILTERS];
-	int64 checkpoint;    /* what lies at or below it is done */
-	int64 up_to;         /* of a playback */
-	int64 lease_id;      /* of the last lease */
-	bool leased;         /* that is not over */
-	bool ran_out;        /* that was not given back */
-	int32 leased_count;  /* events it was for */
-	int64 leased_up_to;  /* the last one of them */
-	int64 retried_up_to; /* what lies at or below it was delivered before that lease */
-	int32 attempt;       /* how often that has been delivered, the last lease included */
-	int32 expired;       /* leases that have run out since something was acknowledged */
-	bool has_parked;     /* events of the partition are put aside, or (retry) on their way back */
-	int64 nothing_up_to; /* a fetch has found nothing up to here */
+	int64 checkpoint;                     /* what lies at or below it is done */
+	int64 up_to;                          /* of a playback */
+	ArrayType *filters[ES_READ_NFILTERS]; /* of a playback; see EsStreamFilters() */
+	int64 lease_id;                       /* of the last lease */
+	TimestampTz lease_until;              /* 0: it was given back */
+	TimestampTz leased_at;                /* 0: never */
+	char *consumer;                       /* or null */
+	int32 leased_count;                   /* events that the lease was for */
+	int64 leased_up_to;                   /* the last one of them */
+	int64 retried_up_to;                  /* what lies at or below it was delivered before */
+	int32 attempt;                        /* how often that has been, this lease included */
+	int32 expired;                        /* leases that ran out since the last progress */
+	char *error;                          /* what a consumer said last, or null */
+	int64 error_position;                 /* of which event; 0: of none */
+	int64 nothing_up_to;                  /* not stored: there is nothing to deliver up to here */
 } EsStream;
 
+/* A row of es.subscription. */
 typedef struct EsSubscription
 {
 	char *name;
 	char *owner;
+	ArrayType *filters[ES_READ_NFILTERS];
 	int32 partitions;
 	int32 max_attempts; /* 0: no limit */
 	bool wait;          /* later events of an aggregate wait for one that is put aside */
-	List *streams;      /* of EsStream, the one that was leased least recently first */
 } EsSubscription;
 
 /* An event that is put aside or waits for one that is. */
@@ -60,14 +65,14 @@ typedef struct EsParked
 	EsValue aggregate_id;
 } EsParked;
 
-/* Returns a subscription as it is now; SE006 if there is none. */
+/* Returns a subscription as it is now; null if there is none. */
 extern EsSubscription *EsSubscriptionRead(const char *name);
 
-/* Returns whether there is a subscription of the name. */
-extern bool EsSubscriptionExists(const char *name);
+/* The same, but SE006 if there is none. */
+extern EsSubscription *EsSubscriptionFind(const char *name);
 
 /* Raises 42501 unless the current user has the rights of the owner. */
-extern void EsSubscriptionCheckOwner(const char *name, const char *owner);
+extern void EsSubscriptionCheckOwner(const EsSubscription *subscription);
 
 /* Raises 42501 unless the current user may read the log. */
 extern void EsSubscriptionCheckReader(void);
@@ -75,24 +80,40 @@ extern void EsSubscriptionCheckReader(void);
 /* Returns the partition, of so many, that an aggregate's events belong to. */
 extern int32 EsPartitionOf(Datum aggregate_type, Datum aggregate_id, int32 partitions);
 
-/*
- * Keeps other consumers from looking at the stream, to the end of the transaction
- * or until it is let go of; false: another one does so already.
- */
-extern bool EsStreamTryLock(const EsStream *stream);
-extern void EsStreamUnlock(const EsStream *stream);
+/* Returns a subscription's streams as they are now, the one that was leased least recently first. */
+extern List *EsStreamsRead(const char *subscription);
 
-/* Returns the id that the stream's next lease has. */
+/* Returns a stream as it is now; null if there is none. */
+extern EsStream *EsStreamRead(int32 id);
+
+/*
+ * Locks a stream: nobody else changes it, or looks for events of it.  To the end
+ * of the transaction if it is changed; else it can be unlocked.
+ */
+extern void EsStreamLock(int32 id);
+extern bool EsStreamTryLock(int32 id);
+extern void EsStreamUnlock(int32 id);
+
+/* Stores what has become of a stream.  It is locked, and was read under the lock. */
+extern void EsStreamWrite(const EsStream *stream);
+extern void EsStreamRemove(const EsStream *stream);
+
+/* Returns what the stream's events must be like. */
+extern ArrayType *const *EsStreamFilters(const EsStream *stream,
+										 const EsSubscription *subscription);
+
+/* Returns the id that the stream's next lease has, and the stream of a lease. */
 extern int64 EsStreamNextLease(const EsStream *stream);
+extern int32 EsLeaseStream(int64 lease_id);
 
-/* Reads how long a lease is to last (null: 30 s); 22023 if it would be over at once. */
-extern EsValue EsLeaseArgument(FunctionCallInfo fcinfo, int arg);
+/* Reads how long a lease is to last (null: 30 s) and returns when it would be over. */
+extern TimestampTz EsLeaseArgument(FunctionCallInfo fcinfo, int arg);
 
-/*
- * Puts an event aside, or (held false) in the line of those that wait for one.
- * The caller is connected to SPI and has changed the stream's row before.
- */
-extern void EsStreamPark(const char *subscription, int32 partition, bool replayed,
-						 const EsParked *event, bool held, int32 attempts, const char *reason);
+/* Says whether events of the stream are put aside, or (retry) are on their way back. */
+extern bool EsStreamHasParked(const EsStream *stream);
+
+/* Puts an event of the stream aside, or (held false) in the line of those that wait for one. */
+extern void EsStreamPark(const EsStream *stream, const EsParked *event, bool held, int32 attempts,
+						 const char *reason);
 
 #endif /* ES_STREAM_H */

@@ -5,9 +5,10 @@
  * A subscription is managed by the role that has created it, its owner, and
  * read by whoever may read the log.
  *
- * Locks.  A playback keeps the subscription's row from being deleted; that one
- * is deleted first, and so waits for it.  es.seek() and es.drop_subscription()
- * wait for transactions that have fetched or acknowledged and have not ended.
+ * Locks.  es.seek() and es.drop_subscription() lock the streams, so they wait for
+ * transactions that have fetched or acknowledged and have not ended.  A playback
+ * adds streams; it keeps the subscription's row from being deleted, which is what
+ * es.drop_subscription() does first.
  */
 #include "postgres.h"
 
@@ -46,9 +47,10 @@ static EsQuery create_query = {
 static EsQuery stream_query = {
 	"WITH n AS MATERIALIZED (SELECT pg_catalog.nextval('es.subscription_stream_seq') AS stream)"
 	" INSERT INTO es.subscription_stream (stream, subscription, partition, kind, checkpoint,"
-	" up_to, aggregate_types, event_types, sources, aggregate_ids, lease_id)"
+	" up_to, aggregate_types, event_types, sources, aggregate_ids, lease_id, leased_count,"
+	" leased_up_to, retried_up_to, attempt, expired)"
 	" SELECT n.stream::pg_catalog.int4, $1, $2, $3, $4, $5, $6, $7, $8, $9,"
-	" n.stream OPERATOR(pg_catalog.<<) 32 FROM n",
+	" n.stream OPERATOR(pg_catalog.<<) 32, 0, 0, 0, 0, 0 FROM n",
 	9,
 	{TEXTOID, INT4OID, TEXTOID, INT8OID, INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
 	 TEXTARRAYOID}};
@@ -66,33 +68,23 @@ static EsQuery drop_parked_query = {
 	1,
 	{TEXTOID}};
 
-static EsQuery seek_query = {
-	"UPDATE es.subscription_stream AS t SET checkpoint = $2, lease_until = NULL, leased_count = 0,"
-	" leased_up_to = 0, retried_up_to = 0, attempt = 0, expired = 0, error = NULL,"
-	" error_position = NULL, lease_id = (t.stream::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32)"
-	"  OPERATOR(pg_catalog.|) ((t.lease_id OPERATOR(pg_catalog.+) 1) OPERATOR(pg_catalog.&) 4294967295)"
-	" WHERE t.subscription OPERATOR(pg_catalog.=) $1 AND t.kind OPERATOR(pg_catalog.=) 'live'",
-	2,
-	{TEXTOID, INT8OID}};
-
 static EsQuery keep_query = {
-	"SELECT s.aggregate_types, s.event_types, s.sources FROM es.subscription AS s"
-	" WHERE s.name OPERATOR(pg_catalog.=) $1 FOR KEY SHARE",
+	"SELECT FROM es.subscription AS s WHERE s.name OPERATOR(pg_catalog.=) $1 FOR KEY SHARE",
 	1,
 	{TEXTOID}};
 
 static EsQuery common_query = {
-	"SELECT CASE WHEN $1 IS NULL THEN $2 WHEN $2 IS NULL THEN $1"
-	" ELSE ARRAY(SELECT a.item FROM pg_catalog.unnest($1) AS a (item)"
-	"  WHERE a.item OPERATOR(pg_catalog.=) ANY ($2)) END",
+	"SELECT ARRAY(SELECT a.item FROM pg_catalog.unnest($1) AS a (item)"
+	" WHERE a.item OPERATOR(pg_catalog.=) ANY ($2))",
 	2,
 	{TEXTARRAYOID, TEXTARRAYOID}};
 
 static void add_stream(const char *subscription, int32 partition, const char *kind,
 					   int64 checkpoint, const EsReadRange *playback, int64 up_to);
 static EsSubscription *open_owned(FunctionCallInfo fcinfo, const char *function);
-static ArrayType *common(ArrayType *a, EsValue b);
-static EsValue array_value(ArrayType *array);
+static List *lock_streams(const EsSubscription *subscription);
+static int compare_ids(const ListCell *a, const ListCell *b);
+static ArrayType *common(ArrayType *a, ArrayType *b);
 static bool count_event(TupleTableSlot *slot, DestReceiver *self);
 static void count_startup(DestReceiver *self, int operation, TupleDesc desc);
 static void count_nothing(DestReceiver *self);
@@ -136,9 +128,9 @@ es_create_subscription(PG_FUNCTION_ARGS)
 
 	args[0] = EsValueText(name);
 	args[1] = EsValueText(GetUserNameFromId(GetUserId(), false));
-	args[2] = array_value(aggregate_types);
-	args[3] = array_value(event_types);
-	args[4] = array_value(sources);
+	args[2] = EsValueArray(aggregate_types);
+	args[3] = EsValueArray(event_types);
+	args[4] = EsValueArray(sources);
 	args[5] = EsValueInt32(partitions);
 	args[6] = PG_ARGISNULL(6) ? EsValueNull() : EsValueInt32(max_attempts);
 	args[7] = EsValueText(after_park);
@@ -165,6 +157,7 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	(void) EsQueryRun(&drop_query, args);
+	(void) lock_streams(subscription);
 	(void) EsQueryRun(&drop_streams_query, args);
 	(void) EsQueryRun(&drop_parked_query, args);
 	SPI_finish();
@@ -176,12 +169,28 @@ Datum
 es_seek(PG_FUNCTION_ARGS)
 {
 	EsSubscription *subscription = open_owned(fcinfo, "es.seek()");
-	EsValue args[] = {EsValueText(subscription->name),
-					  EsValueInt64(PG_ARGISNULL(1) ? EsHighWaterMark() : PG_GETARG_INT64(1))};
+	int64 to_position = PG_ARGISNULL(1) ? EsHighWaterMark() : PG_GETARG_INT64(1);
+	ListCell *lc;
 
-	SPI_connect();
-	(void) EsQueryRun(&seek_query, args);
-	SPI_finish();
+	foreach(lc, lock_streams(subscription))
+	{
+		EsStream *stream = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (stream->kind != ES_STREAM_LIVE)
+			continue;
+		stream->checkpoint = to_position;
+		stream->lease_id = EsStreamNextLease(stream);
+		stream->lease_until = 0;
+		stream->leased_count = 0;
+		stream->leased_up_to = 0;
+		stream->retried_up_to = 0;
+		stream->attempt = 0;
+		stream->expired = 0;
+		stream->error = NULL;
+		stream->error_position = 0;
+		EsStreamWrite(stream);
+	}
 	PG_RETURN_VOID();
 }
 
@@ -211,17 +220,12 @@ es_playback(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_UNKNOWN_NAME),
 				 errmsg("subscription \"%s\" does not exist", subscription->name)));
-	{
-		EsValue aggregate_types = EsQueryColumn(0, 1);
-		EsValue event_types = EsQueryColumn(0, 2);
-		EsValue sources = EsQueryColumn(0, 3);
-
-		range.filters[ES_READ_AGGREGATE_TYPES] =
-			common(EsListArgument(fcinfo, 3, "aggregate_types"), aggregate_types);
-		range.filters[ES_READ_EVENT_TYPES] =
-			common(EsListArgument(fcinfo, 5, "event_types"), event_types);
-		range.filters[ES_READ_SOURCES] = common(NULL, sources);
-	}
+	range.filters[ES_READ_AGGREGATE_TYPES] =
+		common(EsListArgument(fcinfo, 3, "aggregate_types"),
+			   subscription->filters[ES_READ_AGGREGATE_TYPES]);
+	range.filters[ES_READ_EVENT_TYPES] = common(EsListArgument(fcinfo, 5, "event_types"),
+												subscription->filters[ES_READ_EVENT_TYPES]);
+	range.filters[ES_READ_SOURCES] = subscription->filters[ES_READ_SOURCES];
 	if (range.after < range.up_to)
 		EsRead(&range, &count->receiver);
 	for (int32 partition = 0; partition < count->partitions; partition++)
@@ -243,7 +247,7 @@ add_stream(const char *subscription, int32 partition, const char *kind, int64 ch
 	CHECK_FOR_INTERRUPTS();
 	args[4] = playback == NULL ? EsValueNull() : EsValueInt64(up_to);
 	for (int i = 0; i < ES_READ_NFILTERS; i++)
-		args[5 + i] = array_value(playback == NULL ? NULL : playback->filters[i]);
+		args[5 + i] = EsValueArray(playback == NULL ? NULL : playback->filters[i]);
 	(void) EsQueryRun(&stream_query, args);
 }
 
@@ -254,27 +258,43 @@ open_owned(FunctionCallInfo fcinfo, const char *function)
 	EsSubscription *subscription;
 
 	EsRefuseReadOnly(function);
-	subscription = EsSubscriptionRead(EsTextArgument(fcinfo, 0, "subscription", true));
-	EsSubscriptionCheckOwner(subscription->name, subscription->owner);
+	subscription = EsSubscriptionFind(EsTextArgument(fcinfo, 0, "subscription", true));
+	EsSubscriptionCheckOwner(subscription);
 	return subscription;
+}
+
+/* Locks the streams of a subscription in the order of their ids and returns them as they are then. */
+static List *
+lock_streams(const EsSubscription *subscription)
+{
+	List *streams = EsStreamsRead(subscription->name);
+	ListCell *lc;
+
+	list_sort(streams, compare_ids);
+	foreach(lc, streams)
+		EsStreamLock(((EsStream *) lfirst(lc))->id);
+	return EsStreamsRead(subscription->name);
+}
+
+static int
+compare_ids(const ListCell *a, const ListCell *b)
+{
+	int32 ia = ((EsStream *) lfirst(a))->id;
+	int32 ib = ((EsStream *) lfirst(b))->id;
+
+	return ia < ib ? -1 : ia > ib;
 }
 
 /* Returns what two filters let pass. */
 static ArrayType *
-common(ArrayType *a, EsValue b)
+common(ArrayType *a, ArrayType *b)
 {
-	EsValue args[] = {array_value(a), b};
-	EsValue result;
+	EsValue args[] = {EsValueArray(a), EsValueArray(b)};
 
+	if (a == NULL || b == NULL)
+		return a == NULL ? b : a;
 	(void) EsQueryRun(&common_query, args);
-	result = EsQueryColumn(0, 1);
-	return result.isnull ? NULL : DatumGetArrayTypeP(result.value);
-}
-
-static EsValue
-array_value(ArrayType *array)
-{
-	return array == NULL ? EsValueNull() : (EsValue){.value = PointerGetDatum(array)};
+	return DatumGetArrayTypeP(EsQueryColumn(0, 1).value);
 }
 
 /* Receives an event that will be delivered again. */

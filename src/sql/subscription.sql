@@ -41,11 +41,11 @@ CREATE TABLE es.subscription_stream (
 	lease_until     timestamptz,
 	leased_at       timestamptz,
 	consumer        text,
-	leased_count    integer NOT NULL DEFAULT 0,
-	leased_up_to    bigint  NOT NULL DEFAULT 0,
-	retried_up_to   bigint  NOT NULL DEFAULT 0,
-	attempt         integer NOT NULL DEFAULT 0,
-	expired         integer NOT NULL DEFAULT 0,
+	leased_count    integer NOT NULL,
+	leased_up_to    bigint  NOT NULL,
+	retried_up_to   bigint  NOT NULL,
+	attempt         integer NOT NULL,
+	expired         integer NOT NULL,
 	error           text,
 	error_position  bigint,
 	CONSTRAINT subscription_stream_pkey PRIMARY KEY (stream)
@@ -76,6 +76,8 @@ CREATE TABLE es.subscription_parked (
 );
 CREATE INDEX subscription_parked_aggregate_idx
 	ON es.subscription_parked (subscription, partition, replayed, aggregate_type, aggregate_id, position);
+CREATE INDEX subscription_parked_waiting_idx
+	ON es.subscription_parked (subscription, partition, position) WHERE NOT held;
 SELECT pg_catalog.pg_extension_config_dump('es.subscription_parked', '');
 
 COMMENT ON TABLE es.subscription_parked IS
