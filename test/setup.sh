@@ -212,12 +212,22 @@ prepare()
 	fi
 }
 
+# Installs a package that a test needs and that can be done without, where that is possible.
+prepare_optional()
+{
+	have "$1" && return
+	command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; } || return 0
+	say "About to install with apt$([ "$(id -u)" -eq 0 ] || echo ' and sudo'): $1"
+	{ apt_get update && apt_get install "$1"; } || say "That failed; what needs it is skipped."
+}
+
 # True if what we need of a package is there, however it got there.
 have()
 {
 	case $1 in
 		libipc-run-perl) perl -MIPC::Run -e 1 2>/dev/null ;;
 		perl) command -v prove >/dev/null ;;
+		python3-psycopg2) python3 -c 'import psycopg2' 2>/dev/null || installed "$1" ;;
 		binutils) command -v nm >/dev/null ;;
 		cppcheck | clang-format*) command -v "$1" >/dev/null ;;
 		*) installed "$1" ;;
