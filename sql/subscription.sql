@@ -328,6 +328,22 @@ SELECT es.drop_subscription('mine');
 SELECT * FROM es.subscription;
 RESET ROLE;
 SELECT es.ack(held('s'));
+-- But he must see all of it: the subscription would pass over what policies hide.
+ALTER TABLE es.events ENABLE ROW LEVEL SECURITY;
+CREATE POLICY some_events ON es.events TO regress_es_reader USING (aggregate_id = 'z');
+SELECT es.append('account', 'z', 'Closed');
+SET ROLE regress_es_reader;
+SELECT count(*) FROM es.read_all(0, NULL);
+SELECT es.fetch('s');
+SELECT es.create_subscription('mine');
+RESET ROLE;
+SELECT count(*) FROM es.fetch('s');
+SELECT held('s') AS lease \gset
+SET ROLE regress_es_reader;
+SELECT es.ack(:lease);
+RESET ROLE;
+DROP POLICY some_events ON es.events;
+ALTER TABLE es.events DISABLE ROW LEVEL SECURITY;
 
 -- All gone with the subscription.
 SELECT es.drop_subscription(name) FROM (SELECT DISTINCT name FROM es.subscriptions ORDER BY 1) AS x;

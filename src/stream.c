@@ -43,6 +43,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -183,10 +184,17 @@ EsSubscriptionCheckOwner(const EsSubscription *subscription)
 void
 EsSubscriptionCheckReader(void)
 {
-	AclResult result = pg_class_aclcheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId(), ACL_SELECT);
+	Oid events = EsCatalogOid(ES_OBJECT_EVENTS);
+	AclResult result = pg_class_aclcheck(events, GetUserId(), ACL_SELECT);
 
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_TABLE, "events");
+	if (check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row-level security of table \"events\" applies to role \"%s\"",
+						GetUserNameFromId(GetUserId(), false)),
+				 errdetail("The subscription would pass over events that the policies hide.")));
 }
 
 int32

@@ -74,7 +74,7 @@ extern EsSubscription *EsSubscriptionFind(const char *name);
 /* Raises 42501 unless the current user has the rights of the owner. */
 extern void EsSubscriptionCheckOwner(const EsSubscription *subscription);
 
-/* Raises 42501 unless the current user may read the log. */
+/* Raises 42501 unless the current user may read the log, all of it. */
 extern void EsSubscriptionCheckReader(void);
 
 /* Returns the partition, of so many, that an aggregate's events belong to. */
