@@ -29,6 +29,10 @@
  * nothing, not another database, not a rolled-back position.  A ShareLock
  * never waits here, because nobody takes another mode of these tags.
  *
+ * The top bits of a position are the number of the node, so that several
+ * databases never give out the same one (es.set_node_id()).  Nothing but the
+ * sequence's value says which node this is, so a dump carries it along.
+ *
  * A lock taken in a subtransaction goes with its rollback, so we remember at
  * which nesting level the tag was taken.
  *
@@ -69,6 +73,9 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "wakeup.h"
+
+/* So many positions of a node are never begun with, lest a transaction come to the next node's. */
+#define NODE_RESERVE UINT64CONST(0x100000000)
 
 #define POLL_INTERVAL 5 /* milliseconds between two looks at the log, unless the worker tells */
 
@@ -111,7 +118,13 @@ EsPositionNext(void)
 	return nextval_internal(sequence, false);
 }
 
-/* Returns the last position that was given out, 0 if none. */
+bool
+EsPositionInFlight(void)
+{
+	return tag_level != 0;
+}
+
+/* Returns the last position that was given out, the one before the node's first if none. */
 int64
 EsPositionLast(void)
 {
@@ -262,6 +275,10 @@ take_tag(Oid sequence)
 	}
 
 	bound = (uint64) last_value(sequence);
+	if ((bound & ES_NODE_MASK) > ES_NODE_MASK - NODE_RESERVE)
+		ereport(ERROR,
+				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
+				 errmsg("node %d has no positions left", (int) ES_NODE_OF(bound))));
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (bound >> 32), (uint32) bound,
 						 ES_LOCK_IN_FLIGHT);
 	(void) LockAcquire(&tag, ShareLock, false, false);
@@ -291,7 +308,7 @@ published_mark(int64 *mark)
 	return data.is_called;
 }
 
-/* Returns the last value that the sequence has given out, 0 if none. */
+/* Returns the last value that the sequence has given out, the one before its first if none. */
 static int64
 last_value(Oid sequence)
 {

@@ -9,11 +9,26 @@
 
 #include "datatype/timestamp.h"
 
-/* Returns the last position that was given out, 0 if none. */
+/*
+ * A position has the number of the node above this many bits.  So there are
+ * 2^15 nodes, of 2^48 positions each, and the positions of the first 32 nodes are
+ * below 2^53, up to where a double is exact.
+ */
+#define ES_NODE_SHIFT 48
+#define ES_MAX_NODE   0x7fff
+#define ES_NODE_MASK  ((UINT64CONST(1) << ES_NODE_SHIFT) - 1)
+
+#define ES_NODE_OF(position) ((int64) (position) >> ES_NODE_SHIFT)
+#define ES_NODE_ORIGIN(node) ((int64) (node) << ES_NODE_SHIFT) /* before its first position */
+
+/* Returns the last position that was given out; if none, the node's origin. */
 extern int64 EsPositionLast(void);
 
 /* Returns a new position; the aggregate's lock must be held. */
 extern int64 EsPositionNext(void);
+
+/* Says whether this transaction is registered as one that may add positions. */
+extern bool EsPositionInFlight(void);
 
 /* Returns about how many events there are. */
 extern int64 EsLogEstimate(void);

@@ -95,7 +95,8 @@ SELECT p.name,
        CASE WHEN c.checkpoint IS NULL THEN 0
             WHEN NOT pg_catalog.pg_is_in_recovery() OR
                  (SELECT m.is_called FROM es.published_mark_seq AS m)
-            THEN greatest((SELECT es.high_water_mark()) - c.checkpoint, 0)
+            THEN greatest((SELECT m - greatest(c.checkpoint, m >> 48 << 48)
+                             FROM es.high_water_mark() AS m), 0)
        END AS lag,
        c.error AS last_error,
        c.error_position AS last_error_position,
