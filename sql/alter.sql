@@ -88,6 +88,7 @@ SELECT es.alter_projection(NULL);
 SELECT es.alter_projection('nothing', enabled => true);
 CREATE ROLE regress_es_other;
 GRANT USAGE ON SCHEMA es TO regress_es_other;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_other;
 SET ROLE regress_es_other;
 SELECT es.alter_projection('trail', enabled => false);
 RESET ROLE;
@@ -97,6 +98,7 @@ ROLLBACK;
 
 RESET search_path;
 REVOKE USAGE ON SCHEMA es FROM regress_es_other;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA es FROM regress_es_other;
 SET client_min_messages = warning;
 DROP SCHEMA alter_test CASCADE;
 DROP EXTENSION pg_eventsourcing CASCADE;

@@ -211,6 +211,7 @@ ROLLBACK;
 -- Only the owner's: others run, and park, nothing.
 CREATE ROLE regress_es_async;
 GRANT USAGE ON SCHEMA es TO regress_es_async;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_async;
 SET ROLE regress_es_async;
 SELECT es.run_projections();
 SELECT es.run_projections('account');

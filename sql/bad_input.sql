@@ -100,6 +100,7 @@ CREATE ROLE regress_es_nobody;
 CREATE ROLE regress_es_user;
 CREATE ROLE regress_es_reader;
 GRANT USAGE ON SCHEMA es TO regress_es_user, regress_es_reader;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_user, regress_es_reader;
 GRANT SELECT ON es.events TO regress_es_reader;
 CREATE TEMP TABLE entry (n serial, statement text);
 INSERT INTO entry (statement) VALUES

@@ -102,6 +102,7 @@ SELECT count(*) FROM pg_namespace WHERE nspname = 'now';
 -- Rights: on the database, the log, the tables.
 CREATE ROLE regress_es_analyst;
 GRANT USAGE ON SCHEMA es, "Bank" TO regress_es_analyst;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_analyst;
 SELECT current_database() AS database \gset
 GRANT SELECT ON es.events, total TO regress_es_analyst;
 SET ROLE regress_es_analyst;

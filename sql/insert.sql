@@ -88,6 +88,7 @@ SELECT count(*), count(DISTINCT aggregate_id), min(version), max(version) FROM e
 -- Restoring: the values are kept.  For the log's owner and superusers only.
 CREATE ROLE regress_es_writer;
 GRANT USAGE ON SCHEMA es TO regress_es_writer;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_writer;
 GRANT SELECT, INSERT ON es.events TO regress_es_writer;
 SET es.restore = on;
 INSERT INTO es.events (position, version, recorded_at, occurred_at, event_id, aggregate_type, aggregate_id, event_type)

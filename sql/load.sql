@@ -234,6 +234,7 @@ DROP SCHEMA "Load Me" CASCADE;
 CREATE ROLE regress_es_reader;
 CREATE ROLE regress_es_owner;
 GRANT USAGE ON SCHEMA es TO regress_es_reader, regress_es_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_reader, regress_es_owner;
 CREATE SCHEMA vault;
 GRANT USAGE ON SCHEMA vault TO regress_es_reader, regress_es_owner;
 CREATE TABLE vault.state (id text PRIMARY KEY, who text, zone text, n bigint);

@@ -270,6 +270,7 @@ CREATE ROLE regress_es_owner;
 CREATE ROLE regress_es_appender;
 CREATE ROLE regress_es_nobody;
 GRANT USAGE ON SCHEMA es TO regress_es_owner, regress_es_appender;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_owner, regress_es_appender;
 GRANT SELECT, TRIGGER ON es.events TO regress_es_owner;
 GRANT INSERT ON es.events TO regress_es_appender;
 CREATE SCHEMA vault AUTHORIZATION regress_es_owner;

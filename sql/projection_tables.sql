@@ -330,9 +330,11 @@ DROP FUNCTION random_text;
 -- Row-level security does not hold for the projection, but for readers.
 CREATE SCHEMA "Odd ""Schema"", ünïcødé" AUTHORIZATION regress_es_owner;
 GRANT USAGE ON SCHEMA es TO regress_es_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_owner;
 GRANT SELECT, INSERT ON es.events TO regress_es_owner;
 CREATE ROLE regress_es_appender;
 GRANT USAGE ON SCHEMA es TO regress_es_appender;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_appender;
 GRANT SELECT, INSERT ON es.events TO regress_es_appender;
 GRANT USAGE ON SCHEMA "Odd ""Schema"", ünïcødé" TO regress_es_appender;
 SET ROLE regress_es_owner;

@@ -254,6 +254,7 @@ BEGIN READ ONLY;
 SELECT pg_temp.try('SELECT es.replay(''account'')');
 ROLLBACK;
 GRANT USAGE ON SCHEMA es TO regress_es_reader;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_reader;
 SET ROLE regress_es_reader;
 SELECT pg_temp.try('SELECT es.replay(''account'')');
 SELECT pg_temp.try('SELECT es.replay(''account'', apply => ''account_apply'')');
@@ -261,6 +262,7 @@ RESET ROLE;
 DROP PUBLICATION es_publication;
 DROP TABLE account, card, owner, seen CASCADE;
 REVOKE USAGE ON SCHEMA es FROM regress_es_reader;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA es FROM regress_es_reader;
 DROP ROLE regress_es_reader;
 
 -- More keys than fit into memory: the log is read in parts.

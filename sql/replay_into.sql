@@ -212,6 +212,7 @@ SELECT p."Key", s.n AS disabled, p.n AS now FROM "Pair""s" AS p JOIN "Odd ""Sche
 CREATE ROLE regress_es_owner;
 CREATE ROLE regress_es_analyst;
 GRANT USAGE ON SCHEMA es TO regress_es_owner, regress_es_analyst;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_owner, regress_es_analyst;
 GRANT CREATE ON SCHEMA public TO regress_es_analyst;
 SET ROLE regress_es_analyst;
 CREATE TEMP TABLE mine (id text, "the Owner" text, balance numeric, note text);

@@ -202,6 +202,7 @@ SELECT pg_temp.try('SELECT es.replay_keys(''account'', ''{1}'')');
 ROLLBACK;
 CREATE ROLE regress_es_analyst;
 GRANT USAGE ON SCHEMA es TO regress_es_analyst;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_analyst;
 GRANT ALL ON es.events, account TO regress_es_analyst;
 SET ROLE regress_es_analyst;
 SELECT pg_temp.try('SELECT es.replay_keys(''account'', ''{1}'')');

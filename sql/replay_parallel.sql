@@ -147,6 +147,7 @@ SELECT * FROM pg_temp.replay_all('account', 'account', 'account_apply');
 -- the owner, in another schema, with other settings.
 CREATE ROLE regress_es_owner;
 GRANT USAGE ON SCHEMA es TO regress_es_owner;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_owner;
 GRANT SELECT, INSERT ON es.events TO regress_es_owner;
 CREATE SCHEMA "a schema" AUTHORIZATION regress_es_owner;
 SET min_parallel_table_scan_size = 0;
@@ -194,6 +195,7 @@ DROP TABLE fresh CASCADE;
 RESET min_parallel_table_scan_size;
 DROP SCHEMA "a schema" CASCADE;
 REVOKE ALL ON SCHEMA es FROM regress_es_owner;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA es FROM regress_es_owner;
 REVOKE ALL ON es.events FROM regress_es_owner;
 DROP ROLE regress_es_owner;
 

@@ -169,6 +169,7 @@ DROP SCHEMA was CASCADE;
 -- not for others than the owner, whose functions they would run
 CREATE ROLE regress_es_reader;
 GRANT USAGE ON SCHEMA es TO regress_es_reader;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_reader;
 GRANT SELECT ON es.events, stock, bought TO regress_es_reader;
 GRANT INSERT, SELECT ON stock_was TO regress_es_reader;
 TRUNCATE stock_was;

@@ -216,6 +216,7 @@ SELECT es.drop_projection('settings'), es.drop_projection('tokyo');
 -- who owns the table owns the projection
 CREATE ROLE regress_es_other;
 GRANT USAGE ON SCHEMA es, statement TO regress_es_other;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_other;
 SET ROLE regress_es_other;
 SELECT es.set_handler('log', 'A', 'SELECT 1');
 RESET ROLE;
@@ -228,6 +229,7 @@ SELECT count(*) FROM es.projection_handlers;
 UPDATE totals SET n = 0 WHERE false;
 RESET search_path;
 REVOKE USAGE ON SCHEMA es FROM regress_es_other;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA es FROM regress_es_other;
 SET client_min_messages = warning;
 DROP SCHEMA statement CASCADE;
 DROP EXTENSION pg_eventsourcing;

@@ -172,6 +172,7 @@ SELECT pg_temp.try('SELECT es.verify_projection(''missing'')');
 SELECT pg_temp.try('SELECT es.verify_projection(NULL)');
 CREATE ROLE regress_es_analyst;
 GRANT USAGE ON SCHEMA es TO regress_es_analyst;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA es TO regress_es_analyst;
 GRANT SELECT ON es.events TO regress_es_analyst;
 SET ROLE regress_es_analyst;
 SELECT pg_temp.try('SELECT es.verify_projection(''wide'')');

@@ -8,7 +8,7 @@
  * it gets is decided by the BEFORE INSERT trigger (sequence.c), as for any
  * INSERT.
  *
- * Rights are the caller's: INSERT on es.events.
+ * Rights are the caller's, see writer.c.
  *
  * Several events.  All their locks are taken first, in one global order, so
  * that two batches don't deadlock each other.  Then a retry is recognised as a
@@ -36,13 +36,13 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "sequence.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "writer.h"
 
 /* An insertion into es.events, from the first row to the AFTER triggers. */
 typedef struct Appender
@@ -187,8 +187,7 @@ open_log(const char *function)
 	Relation events;
 
 	EsRefuseReadOnly(function);
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "events");
+	EsWriterCheckAny();
 
 	events = table_open(relid, RowExclusiveLock);
 	if (events->rd_rel->relrowsecurity &&
@@ -225,6 +224,7 @@ append_array(FunctionCallInfo fcinfo, Relation events, EsNewEvent *array, int co
 	{
 		position.number = i + 1;
 		EsValidateEvent(array[i].values, array[i].nulls);
+		EsWriterCheck(array[i].values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]);
 		if (array[i].has_expected)
 			EsCheckExpectation(array[i].expected);
 	}

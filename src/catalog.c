@@ -40,6 +40,7 @@ static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_STREAM_PARKED] = "subscription_parked",
 	[ES_OBJECT_STREAM_PARKED_PKEY] = "subscription_parked_pkey",
 	[ES_OBJECT_STREAM_PARKED_WAITING] = "subscription_parked_waiting_idx",
+	[ES_OBJECT_WRITER] = "writer",
 };
 
 static Oid object_oids[ES_NOBJECTS];

@@ -323,8 +323,8 @@ boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 
 /*
  * The projection sees every event, and can make every append fail.  So its
- * owner must be allowed to read the log, and to write it or to put triggers
- * on it.
+ * owner must be allowed to read the log, and to write it or to make objects that
+ * hang on it.
  */
 static void
 check_rights(Definition *definition)
@@ -335,12 +335,13 @@ check_rights(Definition *definition)
 	if (table != NULL && !EsRelationOwnerCheck(definition->row.target, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, table);
 	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
-		pg_class_aclmask(events, GetUserId(), ACL_INSERT | ACL_TRIGGER, ACLMASK_ANY) == 0)
+		pg_class_aclmask(events, GetUserId(), ACL_INSERT | ACL_TRIGGER | ACL_REFERENCES,
+						 ACLMASK_ANY) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for table events"),
 				 errdetail("A projection reads all events, and its failure makes appends fail."),
-				 errhint("Who creates one needs SELECT, and INSERT or TRIGGER, on es.events.")));
+				 errhint("Who creates one needs SELECT, and INSERT or REFERENCES, on es.events.")));
 }
 
 static void

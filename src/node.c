@@ -15,6 +15,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "argument.h"
 #include "catalog.h"
 #include "compat.h"
 #include "executor/spi.h"
@@ -39,7 +40,7 @@ es_set_node_id(PG_FUNCTION_ARGS)
 	int32 node;
 	int64 present;
 
-	PreventCommandIfReadOnly("es.set_node_id()");
+	EsRefuseReadOnly("es.set_node_id()");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

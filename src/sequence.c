@@ -5,7 +5,7 @@
  * The rules of the log are in this BEFORE INSERT row trigger, so they are the
  * same for es.append(), INSERT and COPY.  In this order it
  *
- *	1. refuses a malformed event,
+ *	1. refuses a malformed event, and one that the caller may not append,
  *	2. takes the aggregate's lock and, if an event id is given, the id's,
  *	3. recognises an event that is stored already, and leaves it at that,
  *	4. finds the next version and compares it with what was expected,
@@ -43,12 +43,14 @@
 #include "miscadmin.h"
 #include "position.h"
 #include "sequence.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
+#include "writer.h"
 
 EsSerializeHookType EsSerializeHook = NULL;
 EsRowRequest *EsCurrentRequest = NULL;
@@ -69,6 +71,7 @@ static bool keeps_values(const bool *nulls);
 static void check_given(const Datum *values, const bool *nulls);
 static bool same_event(const Datum *a, const Datum *b);
 pg_noreturn static void reused_event_id(const Datum *stored);
+static bool may_know(const Datum *stored);
 static bool find_duplicate(Relation events, const Datum *values, const bool *nulls,
 						   EsRowRequest *request);
 static int64 next_version(Relation events, const Datum *values, const bool *nulls,
@@ -106,6 +109,7 @@ es_sequence_event(PG_FUNCTION_ARGS)
 	row_number++;
 	check_given(values, nulls);
 	EsValidateEvent(values, nulls);
+	EsWriterCheck(values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]);
 	EsLockAggregate(events, values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
 					values[ES_ATT(ES_EVENT_AGGREGATE_ID)]);
 	if (find_duplicate(events, values, nulls, request))
@@ -234,12 +238,16 @@ reused_event_id(const Datum *stored)
 			 errmsg("event id %s is already used for another event",
 					DatumGetCString(DirectFunctionCall1(uuid_out,
 														stored[ES_ATT(ES_EVENT_EVENT_ID)]))),
-			 errdetail("It is version %lld of aggregate %s \"%s\", of type %s.",
-					   (long long) DatumGetInt64(stored[ES_ATT(ES_EVENT_VERSION)]),
-					   TextDatumGetCString(stored[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]),
-					   TextDatumGetCString(stored[ES_ATT(ES_EVENT_AGGREGATE_ID)]),
-					   TextDatumGetCString(stored[ES_ATT(ES_EVENT_EVENT_TYPE)])),
+			 !may_know(stored) ? 0 : errdetail("It is version %lld of aggregate %s \"%s\", of type %s.", (long long) DatumGetInt64(stored[ES_ATT(ES_EVENT_VERSION)]), TextDatumGetCString(stored[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]), TextDatumGetCString(stored[ES_ATT(ES_EVENT_AGGREGATE_ID)]), TextDatumGetCString(stored[ES_ATT(ES_EVENT_EVENT_TYPE)])),
 			 errhint("A retry must have the same aggregate, event type and data; a new event needs a new id.")));
+}
+
+/* Tells whether the caller may hear which event this stored one is. */
+static bool
+may_know(const Datum *stored)
+{
+	return EsWriterMayAppend(stored[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]) ||
+		pg_class_aclcheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 /* Tells whether an event that came with an id is stored already. */

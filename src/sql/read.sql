@@ -1,4 +1,4 @@
--- Reading.  All of these run with the caller's rights: SELECT on es.events.
+-- Reading.  These run with the caller's rights: SELECT on es.events.
 
 CREATE FUNCTION es.high_water_mark() RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_high_water_mark';
@@ -13,16 +13,10 @@ COMMENT ON FUNCTION es.publish_mark()
 	IS 'lets readers on hot standbys read up to the high-water mark, which it returns; the worker and es.run_projections() do the same';
 
 CREATE FUNCTION es.current_version(aggregate_type text, aggregate_id text) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN coalesce((SELECT e.version
-				 FROM es.events AS e
-				 WHERE e.aggregate_type = current_version.aggregate_type
-				   AND e.aggregate_id = current_version.aggregate_id
-				 ORDER BY e.version DESC
-				 LIMIT 1), 0);
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_current_version';
 
 COMMENT ON FUNCTION es.current_version(text, text)
-	IS 'version of an aggregate, 0 if it does not exist';
+	IS 'version of an aggregate, 0 if it does not exist; for readers, and for writers of its type';
 
 -- Two branches, of which one runs: so each has an order that the index on
 -- (aggregate_type, aggregate_id, version) returns.

@@ -77,7 +77,7 @@ is($node->safe_psql('data_only', $contents), $original, 'data only: the log is i
 
 # A role that is no owner cannot pass for a restore.
 $node->safe_psql('data_only',
-	'CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA es TO writer; GRANT INSERT ON es.events TO writer');
+	q(CREATE ROLE writer LOGIN; SELECT es.grant_writer('writer')));
 my ($status, undef, $error) = $node->psql(
 	'data_only', q(
 SET ROLE writer; SET es.restore = on; SET search_path = ''; SET check_function_bodies = off; SET row_security = off;

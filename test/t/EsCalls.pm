@@ -299,6 +299,17 @@ sub calls
 			{ call => q(SELECT * FROM es.verify_projection('line')), code => 'SE009' } ],
 		replay_keys => [ { call => q(SELECT es.replay_keys('account', '{1,2}')), writes => 1, behind => '40001' } ],
 
+		# Administration.
+		grant_reader => [ { call => q(SELECT es.grant_reader('pg_monitor')), after => q(SELECT es.revoke_reader('pg_monitor');), writes => 1 } ],
+		revoke_reader => [ { before => q(SELECT es.grant_reader('pg_monitor');), call => q(SELECT es.revoke_reader('pg_monitor')), writes => 1 } ],
+		grant_writer => [ { call => q(SELECT es.grant_writer('pg_monitor', '{account}')), after => q(SELECT es.revoke_writer('pg_monitor');), writes => 1 } ],
+		revoke_writer => [ { before => q(SELECT es.grant_writer('pg_monitor', '{account}');), call => q(SELECT es.revoke_writer('pg_monitor')), writes => 1 } ],
+		writer_changed => [ { call => q(UPDATE es.writer SET role = role), plain => 1, writes => 1 } ],
+		set_node_id => [ { call => q(SELECT es.set_node_id(0)), writes => 1 },
+			{ call => q(SELECT es.set_node_id(1)), writes => 1, code => '55000' } ],
+		role_in => [ { call => q(SELECT es.role_in('pg_monitor')), parallel => 's', anew => '0A000' } ],
+		role_out => [ { call => q(SELECT es.role_out('pg_monitor')), parallel => 's' } ],
+
 		# The rest.
 		version => [ { call => q(SELECT es.version()), parallel => 's' } ],
 		uuid_v7 => [ { call => q(SELECT es.uuid_v7()), parallel => 's' } ],
