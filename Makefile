@@ -14,7 +14,7 @@ MODULE_big = $(EXTENSION)
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script is these modules, in this order.
-SQL_MODULES = role events guard append read admin projection async subscription replay load grant
+SQL_MODULES = schema role events guard append read admin projection async subscription replay load grant
 SQL_FILES = $(SQL_MODULES:%=src/sql/%.sql)
 MAIN_SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 DATA = $(filter-out $(MAIN_SCRIPT),$(wildcard $(EXTENSION)--*--*.sql))
