@@ -30,8 +30,9 @@
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_alter_projection);
+ES_FUNCTION_INFO_V1(es_alter_projection);
 
 static void set_running(const char *name, FunctionCallInfo fcinfo);
 static void end_live(EsProjection *projection);

@@ -42,6 +42,7 @@
 #include "utils/rls.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 #include "writer.h"
 
 /* An insertion into es.events, from the first row to the AFTER triggers. */
@@ -89,9 +90,9 @@ static bool run_before_triggers(Appender *appender, EsRowRequest *request);
 static void stored_event(TupleTableSlot *slot, EsStoredEvent *stored);
 static void array_context(void *arg);
 
-PG_FUNCTION_INFO_V1(es_append);
-PG_FUNCTION_INFO_V1(es_append_events);
-PG_FUNCTION_INFO_V1(es_append_batch);
+ES_FUNCTION_INFO_V1(es_append);
+ES_FUNCTION_INFO_V1(es_append_events);
+ES_FUNCTION_INFO_V1(es_append_batch);
 
 /* es.append(): appends one event and returns its version. */
 Datum

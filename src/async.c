@@ -42,6 +42,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "version.h"
 #include "wakeup.h"
 
 #define CHUNK         10000 /* events that are applied together */
@@ -67,8 +68,8 @@ typedef struct Candidate
 	int64 position;
 } Candidate;
 
-PG_FUNCTION_INFO_V1(es_run_projections);
-PG_FUNCTION_INFO_V1(es_wait_for);
+ES_FUNCTION_INFO_V1(es_run_projections);
+ES_FUNCTION_INFO_V1(es_wait_for);
 
 static int64 run_all(int64 max_events);
 static List *candidates(void);

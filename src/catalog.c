@@ -16,6 +16,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "version.h"
 
 static const char *const object_names[ES_NOBJECTS] = {
 	[ES_OBJECT_EVENTS] = "events",
@@ -52,6 +53,7 @@ static void relation_changed(Datum arg, Oid relid);
 Oid
 EsCatalogOid(EsObject object)
 {
+	EsCheckVersion();
 	if (!oids_valid)
 		load_oids();
 	if (!OidIsValid(object_oids[object]))

@@ -57,7 +57,7 @@ typedef enum EsObject
 	ES_NOBJECTS
 } EsObject;
 
-/* Returns the object's OID; an error where the extension is not installed. */
+/* Returns the object's OID; an error unless the library's version of it is installed. */
 extern Oid EsCatalogOid(EsObject object);
 
 /* Returns the extension's OID, for its owner and its membership. */

@@ -42,6 +42,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
+#include "version.h"
 
 /* What es.create_projection() was called with. */
 typedef struct Definition
@@ -51,13 +52,13 @@ typedef struct Definition
 	bool populate;
 } Definition;
 
-PG_FUNCTION_INFO_V1(es_create_projection);
-PG_FUNCTION_INFO_V1(es_drop_projection);
-PG_FUNCTION_INFO_V1(es_set_handler);
-PG_FUNCTION_INFO_V1(es_set_batch_handler);
-PG_FUNCTION_INFO_V1(es_refuse_direct_write);
-PG_FUNCTION_INFO_V1(es_forget_dropped);
-PG_FUNCTION_INFO_V1(es_follow_ddl);
+ES_FUNCTION_INFO_V1(es_create_projection);
+ES_FUNCTION_INFO_V1(es_drop_projection);
+ES_FUNCTION_INFO_V1(es_set_handler);
+ES_FUNCTION_INFO_V1(es_set_batch_handler);
+ES_FUNCTION_INFO_V1(es_refuse_direct_write);
+ES_FUNCTION_INFO_V1(es_forget_dropped);
+ES_FUNCTION_INFO_V1(es_follow_ddl);
 
 static void read_arguments(FunctionCallInfo fcinfo, Definition *definition);
 static bool boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name);
@@ -216,6 +217,8 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.follow_ddl() must be called as an event trigger")));
+	if (EsInOwnScript())
+		PG_RETURN_NULL();
 	EsProjectionsEnter();
 	foreach(lc, EsProjections())
 	{
@@ -247,7 +250,7 @@ es_forget_dropped(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.forget_dropped() must be called as an event trigger")));
-	if (!OidIsValid(get_extension_oid("pg_eventsourcing", true)))
+	if (!OidIsValid(get_extension_oid("pg_eventsourcing", true)) || EsInOwnScript())
 		PG_RETURN_NULL();
 
 	EsProjectionsEnter();

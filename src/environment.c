@@ -27,6 +27,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "version.h"
 
 /* A state table and the table that is to show it as it was. */
 typedef struct Copy
@@ -36,7 +37,7 @@ typedef struct Copy
 	Oid table;
 } Copy;
 
-PG_FUNCTION_INFO_V1(es_create_environment);
+ES_FUNCTION_INFO_V1(es_create_environment);
 
 static List *all_projections(void);
 static List *named_projections(ArrayType *names);

@@ -22,6 +22,7 @@
 #include "utils/numeric.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "version.h"
 
 /* Version ids are numbers: milliseconds and sub-millisecond part in 60 bits. */
 #define UUID_FRACTION_BITS 12
@@ -84,7 +85,7 @@ static Datum parsed_member(const Member *member, JsonbValue *value, int number);
 pg_noreturn static void wrong_member(const Member *member, int number, const char *expected);
 static uint64 random_bits(void);
 
-PG_FUNCTION_INFO_V1(es_uuid_v7);
+ES_FUNCTION_INFO_V1(es_uuid_v7);
 
 /* es.uuid_v7(): a new UUID version 7. */
 Datum

@@ -46,6 +46,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 
 #define PARTITION_CHUNK 1000  /* events read at once to find those of one partition */
 #define LOOK_AGAIN      100   /* milliseconds between two looks at the streams */
@@ -180,7 +181,7 @@ static void store(Fetch *fetch, int64 up_to);
 static void park_waiting(Fetch *fetch);
 static void store_gaps(Fetch *fetch, List *streams);
 
-PG_FUNCTION_INFO_V1(es_fetch);
+ES_FUNCTION_INFO_V1(es_fetch);
 
 /* es.fetch(): the next events of one partition that nobody else reads. */
 Datum

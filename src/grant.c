@@ -28,6 +28,7 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "version.h"
 
 /* A role that is granted something, or not any more. */
 typedef struct Grantee
@@ -55,10 +56,10 @@ typedef struct Grantee
 	"\"position\", version, recorded_at, occurred_at, event_id, schema_version, aggregate_type," \
 	" aggregate_id, event_type, source, correlation_id, causation_id, data, metadata"
 
-PG_FUNCTION_INFO_V1(es_grant_reader);
-PG_FUNCTION_INFO_V1(es_grant_writer);
-PG_FUNCTION_INFO_V1(es_revoke_reader);
-PG_FUNCTION_INFO_V1(es_revoke_writer);
+ES_FUNCTION_INFO_V1(es_grant_reader);
+ES_FUNCTION_INFO_V1(es_grant_writer);
+ES_FUNCTION_INFO_V1(es_revoke_reader);
+ES_FUNCTION_INFO_V1(es_revoke_writer);
 
 static Grantee begin(FunctionCallInfo fcinfo, const char *function);
 static ArrayType *types_argument(FunctionCallInfo fcinfo, int arg);

@@ -13,8 +13,9 @@
 #include "errors.h"
 #include "event.h"
 #include "fmgr.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_refuse_change);
+ES_FUNCTION_INFO_V1(es_refuse_change);
 
 /* es.refuse_change(): the trigger function. */
 Datum

@@ -12,12 +12,9 @@
 #include "miscadmin.h"
 #include "redirect.h"
 #include "utility.h"
-#include "utils/builtins.h"
 #include "wakeup.h"
 
 PG_MODULE_MAGIC;
-
-PG_FUNCTION_INFO_V1(es_version);
 
 /* Defines the settings and joins the layers that may not know each other. */
 void
@@ -31,11 +28,4 @@ _PG_init(void)
 		return;
 	EsWakeupInit();
 	EsLauncherInit();
-}
-
-/* es.version(): the version of the loaded library, as text. */
-Datum
-es_version(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_TEXT_P(cstring_to_text(ES_VERSION));
 }

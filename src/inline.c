@@ -46,6 +46,7 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 
 /*
  * A statement that has appended events.  Triggers on a state table may append
@@ -63,7 +64,7 @@ typedef struct Statement
 
 static Statement *running = NULL; /* innermost */
 
-PG_FUNCTION_INFO_V1(es_apply_inline);
+ES_FUNCTION_INFO_V1(es_apply_inline);
 
 static void serialize_events(TupleTableSlot **events, int nevents);
 static Bitmapset *wanted_by_any(TupleTableSlot **events, int nevents);

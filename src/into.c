@@ -29,8 +29,9 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_replay_into);
+ES_FUNCTION_INFO_V1(es_replay_into);
 
 static void check_statements(EsProjection *projection, const char *apply);
 static Relation open_table(Oid relid);

@@ -45,6 +45,7 @@
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "version.h"
 
 typedef struct Keys
 {
@@ -74,7 +75,7 @@ typedef struct Aggregates
 	EsStates *states;      /* folded */
 } Aggregates;
 
-PG_FUNCTION_INFO_V1(es_replay_keys);
+ES_FUNCTION_INFO_V1(es_replay_keys);
 
 static void read_keys(Keys *keys, ArrayType *texts);
 static void hold_off_writers(Keys *keys);

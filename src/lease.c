@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "stream.h"
+#include "version.h"
 
 static EsQuery retried_query = {
 	"DELETE FROM es.subscription_parked AS p"
@@ -59,9 +60,9 @@ static EsParked find_event(const EsStream *stream, const EsSubscription *subscri
 static void nack_retry(EsStream *stream, int64 position, const char *reason, bool put_aside);
 pg_noreturn static void not_fetched(const EsStream *stream, int64 position);
 
-PG_FUNCTION_INFO_V1(es_ack);
-PG_FUNCTION_INFO_V1(es_nack);
-PG_FUNCTION_INFO_V1(es_extend_lease);
+ES_FUNCTION_INFO_V1(es_ack);
+ES_FUNCTION_INFO_V1(es_nack);
+ES_FUNCTION_INFO_V1(es_extend_lease);
 
 /* es.ack(): says that fetched events are done. */
 Datum

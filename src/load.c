@@ -48,6 +48,7 @@
 #include "utils/regproc.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 
 /* Arguments of es.load(). */
 enum
@@ -84,7 +85,7 @@ typedef struct Loader
 
 #define NAME_FUNCTION_HINT "Name the function to fold with: es.load(…, apply => 'function')."
 
-PG_FUNCTION_INFO_V1(es_load);
+ES_FUNCTION_INFO_V1(es_load);
 
 static Loader *find_loader(FunctionCallInfo fcinfo);
 static Loader *make_loader(FunctionCallInfo fcinfo);

@@ -25,11 +25,12 @@
 #include "position.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "version.h"
 
 static bool has_events(Relation events);
 static void restart_positions(int64 first);
 
-PG_FUNCTION_INFO_V1(es_set_node_id);
+ES_FUNCTION_INFO_V1(es_set_node_id);
 
 /* es.set_node_id(): has positions begin in the range of a node. */
 Datum

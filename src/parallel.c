@@ -48,6 +48,7 @@
 #include "storage/spin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "version.h"
 
 #define LIBRARY     "pg_eventsourcing"
 #define WORKER_MAIN "EsParallelWorkerMain"
@@ -192,14 +193,19 @@ EsParallelFold(const EsFoldSpec *spec, int nworkers, EsRowTaker take, void *arg,
 void
 EsParallelWorkerMain(dsm_segment *segment, shm_toc *toc)
 {
-	Shared *shared = shm_toc_lookup(toc, KEY_SHARED, false);
-	const char *name = shm_toc_lookup(toc, KEY_NAME, false);
-	shm_mq *queue = queue_of(toc, ParallelWorkerNumber);
+	Shared *shared;
+	const char *name;
+	shm_mq *queue;
 	shm_mq_handle *handle;
 	EsProjection *projection;
 	Relation target;
 	EsReplayState state;
 
+	/* A library that is newer than the leader's has other ideas of what is shared. */
+	EsCheckVersion();
+	shared = shm_toc_lookup(toc, KEY_SHARED, false);
+	name = shm_toc_lookup(toc, KEY_NAME, false);
+	queue = queue_of(toc, ParallelWorkerNumber);
 	shm_mq_set_sender(queue, MyProc);
 	handle = shm_mq_attach(queue, segment, NULL);
 	pgstat_report_activity(STATE_RUNNING, psprintf("replay of projection \"%s\"", name));

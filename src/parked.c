@@ -25,6 +25,7 @@
 #include "read.h"
 #include "stream.h"
 #include "utils/builtins.h"
+#include "version.h"
 
 static EsQuery retry_query = {
 	"UPDATE es.subscription_parked AS p SET held = false, attempts = 0, lease_id = NULL"
@@ -46,8 +47,8 @@ static int64 of_subscription(const EsSubscription *subscription, EsValue at_posi
 static int64 retry_projection(const char *name, int64 at_position);
 static int64 discard_projection(const char *name, int64 at_position);
 
-PG_FUNCTION_INFO_V1(es_retry_parked);
-PG_FUNCTION_INFO_V1(es_discard_parked);
+ES_FUNCTION_INFO_V1(es_retry_parked);
+ES_FUNCTION_INFO_V1(es_discard_parked);
 
 /* es.retry_parked(): tries events again that were put aside. */
 Datum

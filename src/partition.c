@@ -22,8 +22,9 @@
 #include "projection.h"
 #include "registry.h"
 #include "utils/lsyscache.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_follow_partitions);
+ES_FUNCTION_INFO_V1(es_follow_partitions);
 
 static void follow_alter_table(AlterTableStmt *statement);
 static void partition_added(RangeVar *parent);
@@ -41,6 +42,8 @@ es_follow_partitions(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("es.follow_partitions() must be called as an event trigger")));
+	if (EsInOwnScript())
+		PG_RETURN_NULL();
 	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
 
 	EsProjectionsEnter();

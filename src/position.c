@@ -72,6 +72,7 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+#include "version.h"
 #include "wakeup.h"
 
 /* So many positions of a node are never begun with, lest a transaction come to the next node's. */
@@ -97,8 +98,8 @@ static void end_transaction(XactEvent event, void *arg);
 static void end_subtransaction(SubXactEvent event, SubTransactionId mySubid,
 							   SubTransactionId parentSubid, void *arg);
 
-PG_FUNCTION_INFO_V1(es_high_water_mark);
-PG_FUNCTION_INFO_V1(es_publish_mark);
+ES_FUNCTION_INFO_V1(es_high_water_mark);
+ES_FUNCTION_INFO_V1(es_publish_mark);
 
 /* es.high_water_mark(): the position up to which the log is settled. */
 Datum

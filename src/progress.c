@@ -25,6 +25,7 @@
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "version.h"
 
 #define PROGRESS_COMMAND 0x4553 /* a ProgressCommandType of our own */
 
@@ -57,8 +58,8 @@ static pg_atomic_uint64 *shared_done = NULL;
 static void report(void);
 static void tell_client(void);
 
-PG_FUNCTION_INFO_V1(es_is_replaying);
-PG_FUNCTION_INFO_V1(es_replays);
+ES_FUNCTION_INFO_V1(es_is_replaying);
+ES_FUNCTION_INFO_V1(es_replays);
 
 EsReplayState
 EsReplayBegin(const char *projection, Oid table)

@@ -38,6 +38,7 @@
 #include "position.h"
 #include "read.h"
 #include "utils/acl.h"
+#include "version.h"
 
 /* Parameters of the query, in their order. */
 enum
@@ -65,7 +66,7 @@ static SPIPlanPtr plan_for(const EsReadRange *range);
 static char *query_for(int filters);
 static ParamListInfo query_params(const EsReadRange *range);
 
-PG_FUNCTION_INFO_V1(es_read_all);
+ES_FUNCTION_INFO_V1(es_read_all);
 
 /* es.read_all(): events after a position, up to the high-water mark, in order. */
 Datum

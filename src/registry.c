@@ -51,10 +51,11 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "version.h"
 
 #define PROTECT_TRIGGER "es_protect"
 
-PG_FUNCTION_INFO_V1(es_registry_changed);
+ES_FUNCTION_INFO_V1(es_registry_changed);
 
 static void add_trigger(const EsRegistryRow *row);
 static void set_trigger(Oid table, bool protect);

@@ -30,8 +30,9 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_replay);
+ES_FUNCTION_INFO_V1(es_replay);
 
 static EsApplied replay(const char *name, const char *apply, int nworkers, bool in_place);
 static void refuse_second(EsProjection *projection);

@@ -28,8 +28,9 @@
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
+#include "version.h"
 
-PG_FUNCTION_INFO_V1(es_check_schema);
+ES_FUNCTION_INFO_V1(es_check_schema);
 
 static Oid owner_of(Oid schema);
 static void check_empty(Oid schema);

@@ -50,6 +50,7 @@
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
+#include "version.h"
 #include "writer.h"
 
 EsSerializeHookType EsSerializeHook = NULL;
@@ -82,7 +83,7 @@ static void remember_newest(const Datum *values, int64 version, EsRowRequest *re
 static void fill_in(Datum *values, bool *nulls, int64 version);
 static void serialize_event(Relation events, const Datum *values, const bool *nulls);
 
-PG_FUNCTION_INFO_V1(es_sequence_event);
+ES_FUNCTION_INFO_V1(es_sequence_event);
 
 /* es.sequence_event(): the trigger function. */
 Datum

@@ -26,6 +26,7 @@
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "version.h"
 
 /* What a playback will deliver, counted by partition. */
 typedef struct Count
@@ -89,10 +90,10 @@ static bool count_event(TupleTableSlot *slot, DestReceiver *self);
 static void count_startup(DestReceiver *self, int operation, TupleDesc desc);
 static void count_nothing(DestReceiver *self);
 
-PG_FUNCTION_INFO_V1(es_create_subscription);
-PG_FUNCTION_INFO_V1(es_drop_subscription);
-PG_FUNCTION_INFO_V1(es_seek);
-PG_FUNCTION_INFO_V1(es_playback);
+ES_FUNCTION_INFO_V1(es_create_subscription);
+ES_FUNCTION_INFO_V1(es_drop_subscription);
+ES_FUNCTION_INFO_V1(es_seek);
+ES_FUNCTION_INFO_V1(es_playback);
 
 /* es.create_subscription(): a new durable reader of the log. */
 Datum

@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 
 typedef struct Verification
 {
@@ -46,7 +47,7 @@ typedef struct Verification
 	ReturnSetInfo *result;
 } Verification;
 
-PG_FUNCTION_INFO_V1(es_verify_projection);
+ES_FUNCTION_INFO_V1(es_verify_projection);
 
 static Relation begin(Verification *verification, const char *name, const char *apply);
 static void verify_part(const EsFoldedPart *part, void *arg);

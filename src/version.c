@@ -1,90 +1,160 @@
 /*
  * version.c
- *	  es.current_version(): an aggregate's version, for readers and writers.
+ *	  Whether the library and the SQL objects of the extension belong together.
  *
- * Whoever may append to an aggregate may ask for its version, without SELECT on
- * es.events.  For him we read as the owner of the log; whoever may read it
- * reads as himself, so that row-level security holds.
+ * The library is a file, which an update of the packages replaces for all
+ * databases at once; the SQL objects are of one database, and change with ALTER
+ * EXTENSION.  So for a while a session can have a library that is newer than
+ * the functions that call it and than the tables that it reads, or older: one
+ * that was loaded before the file was replaced.  What such a pair does to each
+ * other can't be known, hence nothing is done: the first use fails and says what
+ * to do.
+ *
+ * It is looked at in two places.  A function that PostgreSQL does not know yet
+ * in this session, or that has changed since, is looked up in the library before
+ * it is called: there, because its arguments might be others than the library
+ * takes them for.  And whoever asks for the OIDs of the tables: there, because a
+ * session that knows the functions may go on for years.  Both cost nothing: the
+ * answer is kept until a function of the database has changed, which each upgrade
+ * does (it replaces es.version()).
+ *
+ * No check is made while the extension's own script runs, which begins with the
+ * new version's number and the old objects, and by pg_upgrade.
  */
 #include "postgres.h"
 
-#include "acting.h"
-#include "catalog.h"
-#include "catalog/pg_type_d.h"
-#include "executor/spi.h"
-#include "fmgr.h"
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
-#include "writer.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "version.h"
 
-static bool may_read(void);
-static SPIPlanPtr version_plan(void);
+#define STAMP "pg_eventsourcing library "
 
-PG_FUNCTION_INFO_V1(es_current_version);
+/* Not constant, so that the compiler leaves it in one piece and at one place in the file. */
+char EsLibraryStamp[64] = STAMP ES_VERSION;
 
-/* es.current_version(): 0 if the aggregate does not exist. */
+/* How often functions have changed, and how often they had at the last good look. */
+static uint32 changes = 1;
+static uint32 checked = 0;
+
+PG_FUNCTION_INFO_V1(es_version);
+
+static void function_changed(Datum arg, int cacheid, uint32 hashvalue);
+static char *installed_version(Oid *extension);
+static const char *library_version(void);
+static bool is_older(const char *version, const char *than);
+
+/* es.version(): the version of the loaded library, whatever is installed. */
 Datum
-es_current_version(PG_FUNCTION_ARGS)
+es_version(PG_FUNCTION_ARGS)
 {
-	Datum args[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
-	const char nulls[] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' ', '\0'};
-	bool as_owner = !PG_ARGISNULL(0) && !may_read() && EsWriterMayAppend(args[0]);
-	int64 version = 0;
-	EsActing acting;
+	PG_RETURN_TEXT_P(cstring_to_text(library_version()));
+}
 
-	if (as_owner)
-		EsActingBegin(&acting, EsCatalogOwner(), NULL);
-	SPI_connect();
-	if (SPI_execute_plan(version_plan(), args, nulls, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read es.events");
-	if (SPI_processed > 0)
+void
+EsCheckVersion(void)
+{
+	static bool registered = false;
+	uint32 current = changes;
+	char *installed;
+	Oid extension;
+
+	if (checked == changes || IsBinaryUpgrade)
+		return;
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
+		registered = true;
+	}
+
+	installed = installed_version(&extension);
+	if (installed == NULL || (creating_extension && CurrentExtensionObject == extension))
+		return;
+	if (strcmp(installed, library_version()) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_eventsourcing is version %s in this database, but the loaded library is version %s",
+						installed, library_version()),
+				 is_older(installed, library_version())
+					 ? errhint("Run ALTER EXTENSION pg_eventsourcing UPDATE.")
+					 : errhint("Connect again to load the library that is installed now; if shared_preload_libraries names it, restart the server.")));
+	pfree(installed);
+	checked = current;
+}
+
+bool
+EsInOwnScript(void)
+{
+	return creating_extension &&
+		CurrentExtensionObject == get_extension_oid("pg_eventsourcing", true);
+}
+
+/* Has the next use look again. */
+static void
+function_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	changes++;
+}
+
+/* Returns the version of the SQL objects, null if the extension is not installed. */
+static char *
+installed_version(Oid *extension)
+{
+	Relation relation = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	char *version = NULL;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("pg_eventsourcing"));
+	scan = systable_beginscan(relation, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
 	{
 		bool isnull;
+		Datum datum = heap_getattr(tuple, Anum_pg_extension_extversion,
+								   RelationGetDescr(relation), &isnull);
 
-		version = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-											  &isnull));
+		version = TextDatumGetCString(datum);
+		*extension = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
 	}
-	SPI_finish();
-	if (as_owner)
-		EsActingEnd(&acting);
-	PG_RETURN_INT64(version);
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return version;
 }
 
-/* Says whether the caller may read the columns that tell an aggregate's version. */
+static const char *
+library_version(void)
+{
+	return EsLibraryStamp + strlen(STAMP);
+}
+
+/* Compares versions number by number: 1.9 is older than 1.10. */
 static bool
-may_read(void)
+is_older(const char *version, const char *than)
 {
-	static const EsEventColumn columns[] = {ES_EVENT_VERSION, ES_EVENT_AGGREGATE_TYPE,
-											ES_EVENT_AGGREGATE_ID};
-	Oid events = EsCatalogOid(ES_OBJECT_EVENTS);
-
-	if (pg_class_aclcheck(events, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
-		return true;
-	for (int i = 0; i < (int) lengthof(columns); i++)
-		if (pg_attribute_aclcheck(events, columns[i], GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-			return false;
-	return true;
-}
-
-/* Returns the plan that reads an aggregate's version. */
-static SPIPlanPtr
-version_plan(void)
-{
-	static SPIPlanPtr kept = NULL;
-
-	if (kept == NULL)
+	for (;;)
 	{
-		Oid types[] = {TEXTOID, TEXTOID};
-		SPIPlanPtr plan =
-			SPI_prepare("SELECT e.version FROM es.events AS e"
-						" WHERE e.aggregate_type OPERATOR(pg_catalog.=) $1"
-						" AND e.aggregate_id OPERATOR(pg_catalog.=) $2"
-						" ORDER BY e.version DESC LIMIT 1",
-						lengthof(types), types);
+		char *version_end;
+		char *than_end;
+		long a = strtol(version, &version_end, 10);
+		long b = strtol(than, &than_end, 10);
 
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare to read es.events");
-		kept = plan;
+		if (a != b)
+			return a < b;
+		if (*version_end != '.' || *than_end != '.')
+			return *than_end == '.';
+		version = version_end + 1;
+		than = than_end + 1;
 	}
-	return kept;
 }

@@ -41,6 +41,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "version.h"
 #include "writer.h"
 
 /* Columns of es.writer. */
@@ -69,7 +70,7 @@ static Rights *newest = NULL; /* the one that was asked for last */
 static Oid events_oid;
 static Oid writers_oid;
 
-PG_FUNCTION_INFO_V1(es_writer_changed);
+ES_FUNCTION_INFO_V1(es_writer_changed);
 
 static Rights *current_rights(void);
 static Rights *find_rights(Oid role);
