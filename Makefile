@@ -13,12 +13,16 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 MODULE_big = $(EXTENSION)
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
-# The install script is these modules, in this order.
+# The install script is these modules, in this order.  Scripts of versions that
+# have been released, and what leads to the next one, are in upgrade/ (see
+# docs/upgrading.md).
 SQL_MODULES = schema role events guard append read admin projection async subscription replay load grant
 SQL_FILES = $(SQL_MODULES:%=src/sql/%.sql)
 MAIN_SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
-DATA = $(filter-out $(MAIN_SCRIPT),$(wildcard $(EXTENSION)--*--*.sql))
-DATA_built = $(MAIN_SCRIPT)
+UPGRADE_SOURCE = $(wildcard upgrade/$(EXTENSION)--*--$(EXTVERSION).sql.in)
+UPGRADE_SCRIPT = $(patsubst upgrade/%.in,%,$(UPGRADE_SOURCE))
+DATA = $(sort $(wildcard upgrade/*.sql))
+DATA_built = $(MAIN_SCRIPT) $(UPGRADE_SCRIPT)
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
@@ -69,6 +73,13 @@ $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) $(EXTENSION).control
 $(MAIN_SCRIPT): $(SQL_FILES) $(EXTENSION).control Makefile
 	@{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION)" to load this file. \quit' && \
 	   for module in $(SQL_FILES); do echo && cat $$module || exit 1; done; } > $@.tmp
+	@mv $@.tmp $@
+
+# Each upgrade replaces es.version(), even if nothing else: sessions take it as the
+# sign to compare their library with the version that is installed.
+$(UPGRADE_SCRIPT): %: upgrade/%.in upgrade/assemble.awk $(SQL_FILES) Makefile
+	@printf '%s\n' '\echo Use "ALTER EXTENSION $(EXTENSION) UPDATE" to load this file. \quit' '' \
+	   '--@ admin CREATE FUNCTION es.version' | cat - $< | awk -f upgrade/assemble.awk -v source=$< > $@.tmp
 	@mv $@.tmp $@
 
 endif
