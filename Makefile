@@ -3,7 +3,8 @@
 #   make, make install, make installcheck   as for any extension; PG_CONFIG=... chooses the PostgreSQL
 #   make demo                               install what is missing, build, show the extension at work
 #   make check                              the same preparations, then every test
-#   make check-world                        the same with the tests that take long
+#   make check-world                        with the tests that take long, on every PostgreSQL installed
+#   make check-debian                       every test on newer releases of Debian, set up for it (as root)
 #   make lint                               warnings, layers, symbols, formatting
 #   make bench                              benchmarks, each against a baseline
 
@@ -35,7 +36,7 @@ PG_CONFIG ?= pg_config
 
 # These goals work before there is a PostgreSQL to ask, so they go without PGXS
 # (which has a `check` of its own).
-OUR_GOALS = demo check check-world lint bench
+OUR_GOALS = demo check check-world check-debian lint bench
 
 ifeq ($(if $(MAKECMDGOALS),$(filter-out $(OUR_GOALS),$(MAKECMDGOALS)),all),)
 
@@ -45,11 +46,11 @@ SCRIPT_ENV = PG_CONFIG='$(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))'
 
 .PHONY: $(OUR_GOALS)
 
-demo check lint:
+demo check check-world lint:
 	@$(SCRIPT_ENV) exec bash test/$@
 
-check-world:
-	@$(SCRIPT_ENV) ES_LONG=1 exec bash test/check
+check-debian:
+	@exec bash test/debian
 
 bench:
 	@$(SCRIPT_ENV) exec bash test/bench/run

@@ -129,7 +129,7 @@ account	1	A
 	q(SELECT es.load(NULL::account, 'account', '1')), q(UPDATE account SET n = 0), q(DELETE FROM es.events), q(DROP TABLE account CASCADE),
 	q(ALTER TABLE account ADD COLUMN m int))
 {
-	fails_like('app', $sql, $update, "new library, old objects: $sql");
+	fails_like('app', $sql, $update, "new library, old objects: " . (split /\n/, $sql)[0]);
 }
 is($node->safe_psql('app', q(SELECT count(*), max(es.current_version('account', '1')) FROM es.events)), '2|2', 'the log can be read');
 is(ask($session, $append), "3\n", 'the old session goes on');
