@@ -1,6 +1,6 @@
 /*
  * definition.c
- *	  Creating and dropping projections, and what becomes of them in DDL.
+ *	  Creating and dropping projections.
  *
  * Locks.  Creating takes ShareRowExclusiveLock on es.events, which waits for
  * all writers and holds them off until commit: those in flight know nothing of
@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "append.h"
 #include "argument.h"
 #include "catalog.h"
 #include "catalog/catalog.h"
@@ -57,8 +58,6 @@ ES_FUNCTION_INFO_V1(es_drop_projection);
 ES_FUNCTION_INFO_V1(es_set_handler);
 ES_FUNCTION_INFO_V1(es_set_batch_handler);
 ES_FUNCTION_INFO_V1(es_refuse_direct_write);
-ES_FUNCTION_INFO_V1(es_forget_dropped);
-ES_FUNCTION_INFO_V1(es_follow_ddl);
 
 static void read_arguments(FunctionCallInfo fcinfo, Definition *definition);
 static bool boolean_argument(FunctionCallInfo fcinfo, int arg, const char *name);
@@ -71,12 +70,6 @@ static void set_handler(const char *name, const char *event_type, bool batch,
 						const char *statement);
 static EsProjection *open_for_handler(const char *name, bool batch, Relation *target);
 static void check_statement(EsProjection *projection, bool batch, const char *statement);
-static void depend_on_statements(EsProjection *projection, Relation target);
-static bool was_touched(EsProjection *projection);
-static void follow_statements(EsProjection *projection);
-static bool is_restricted(FunctionCallInfo fcinfo);
-static void look_for_dropped(EsProjection *projection, bool *projection_dropped,
-							 bool *function_dropped);
 
 /* es.create_projection(): see the COMMENT and the locks above. */
 Datum
@@ -170,7 +163,8 @@ es_set_batch_handler(PG_FUNCTION_ARGS)
 
 /*
  * es.refuse_direct_write(): trigger before any statement that changes a state
- * table.  Folds don't use statements.
+ * table.  Folds don't use statements.  A restore of the data alone loads the
+ * rows as they were.
  */
 Datum
 es_refuse_direct_write(PG_FUNCTION_ARGS)
@@ -194,6 +188,8 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 				 errhint(ES_IN_PLACE_HINT)));
 	if (EsStatementsWriting(target))
 		PG_RETURN_POINTER(NULL);
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) && EsRestoring())
+		PG_RETURN_POINTER(NULL);
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROTECTED_STATE),
 			 target == table ? errmsg("table \"%s\" is a state table and cannot be changed directly",
@@ -202,87 +198,6 @@ es_refuse_direct_write(PG_FUNCTION_ARGS)
 									  get_rel_name(table), get_rel_name(target)),
 			 errdetail("Its rows change only through events."),
 			 errhint("Append an event, or drop the projection with es.drop_projection() to make the table an ordinary one.")));
-}
-
-/*
- * es.follow_ddl(): event trigger after a command that may have renamed an
- * apply function, or restored a state table's trigger.
- */
-Datum
-es_follow_ddl(PG_FUNCTION_ARGS)
-{
-	ListCell *lc;
-
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("es.follow_ddl() must be called as an event trigger")));
-	if (EsInOwnScript())
-		PG_RETURN_NULL();
-	EsProjectionsEnter();
-	foreach(lc, EsProjections())
-	{
-		EsProjection *projection = lfirst(lc);
-
-		if (projection->statements != NIL && was_touched(projection))
-			follow_statements(projection);
-	}
-	/* This may lock the registry, so it comes when no other lock is needed any more. */
-	foreach(lc, EsProjections())
-	{
-		EsProjection *projection = lfirst(lc);
-
-		if (projection->apply != NULL)
-			EsRegistryFollow(projection->name, projection->target, projection->apply);
-	}
-	EsProjectionsLeave();
-	PG_RETURN_NULL();
-}
-
-/* es.forget_dropped(): event trigger after a command that drops something. */
-Datum
-es_forget_dropped(PG_FUNCTION_ARGS)
-{
-	List *projections;
-	ListCell *lc;
-
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("es.forget_dropped() must be called as an event trigger")));
-	if (!OidIsValid(get_extension_oid("pg_eventsourcing", true)) || EsInOwnScript())
-		PG_RETURN_NULL();
-
-	EsProjectionsEnter();
-	projections = EsProjections();
-	foreach(lc, projections)
-	{
-		EsProjection *projection = lfirst(lc);
-		bool projection_dropped;
-		bool function_dropped;
-
-		look_for_dropped(projection, &projection_dropped, &function_dropped);
-		if (projection_dropped && is_restricted(fcinfo))
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop what projection \"%s\" depends on", projection->name),
-					 errhint("Use DROP ... CASCADE to drop the projection too, or drop it first with es.drop_projection().")));
-		if (projection_dropped)
-		{
-			ereport(NOTICE,
-					(errmsg("projection \"%s\" is removed with what it used", projection->name)));
-			EsRegistryForget(projection->name);
-		}
-		else if (function_dropped)
-			/* pg_upgrade has lost the dependency that says the same. */
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop function %s because projection \"%s\" uses it",
-							projection->apply, projection->name),
-					 errhint("Drop the projection first, with es.drop_projection().")));
-	}
-	EsProjectionsLeave();
-	PG_RETURN_NULL();
 }
 
 static void
@@ -490,7 +405,7 @@ set_handler(const char *name, const char *event_type, bool batch, const char *st
 	table_close(target, NoLock);
 
 	projection = open_for_handler(name, batch, &target);
-	depend_on_statements(projection, target);
+	EsStatementsDepend(projection, target);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 }
@@ -527,115 +442,4 @@ check_statement(EsProjection *projection, bool batch, const char *statement)
 	SPI_finish();
 	EsActingEnd(&acting);
 	table_close(events, NoLock);
-}
-
-/* Makes the projection depend on all that its statements use. */
-static void
-depend_on_statements(EsProjection *projection, Relation target)
-{
-	EsFold *fold = EsProjectionFold(projection, target);
-	List *queries = NIL;
-	ListCell *lc;
-
-	foreach(lc, fold->handlers)
-		queries = list_concat(queries, EsHandlerQueries(lfirst(lc)));
-	EsRegistryDepend(projection->target, queries);
-}
-
-/*
- * Says whether the running command has changed something that the projection's
- * statements use, or created its trigger again.
- */
-static bool
-was_touched(EsProjection *projection)
-{
-	Oid argtypes[1] = {OIDOID};
-	Datum args[1] = {ObjectIdGetDatum(projection->target)};
-	bool touched;
-
-	SPI_connect();
-	if (SPI_execute_with_args(
-			"SELECT FROM pg_catalog.pg_event_trigger_ddl_commands() AS c"
-			"  JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) $1"
-			"   AND t.tgname OPERATOR(pg_catalog.=) 'es_protect'"
-			" WHERE c.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass"
-			"    OR c.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
-			"   AND c.objid OPERATOR(pg_catalog.=) t.oid"
-			"    OR EXISTS (SELECT FROM pg_catalog.pg_depend AS d"
-			"                WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
-			"                  AND d.objid OPERATOR(pg_catalog.=) t.oid"
-			"                  AND d.refclassid OPERATOR(pg_catalog.=) c.classid"
-			"                  AND d.refobjid OPERATOR(pg_catalog.=) c.objid)",
-			1, argtypes, args, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the commands that were run");
-	touched = SPI_processed > 0;
-	SPI_finish();
-	return touched;
-}
-
-/*
- * Compiles the statements anew: if the command has made one invalid, such as by
- * renaming a table, it is refused here.
- */
-static void
-follow_statements(EsProjection *projection)
-{
-	Relation target = EsProjectionOpen(projection, AccessShareLock);
-
-	if (target == NULL)
-		return;
-	EsProjectionReset(projection);
-	depend_on_statements(projection, target);
-	table_close(target, NoLock);
-}
-
-/*
- * Says whether the running command is a DROP without CASCADE.  PostgreSQL lets it
- * take a table together with its triggers, and knows nothing else that depends on
- * the table if the projection is kept by statements.
- */
-static bool
-is_restricted(FunctionCallInfo fcinfo)
-{
-	Node *command = ((EventTriggerData *) fcinfo->context)->parsetree;
-
-	if (command != NULL && IsA(command, DropStmt))
-		return ((DropStmt *) command)->behavior == DROP_RESTRICT;
-	if (command != NULL && IsA(command, DropOwnedStmt))
-		return ((DropOwnedStmt *) command)->behavior == DROP_RESTRICT;
-	return false;
-}
-
-/*
- * Finds out whether the running command has dropped the projection's table or
- * trigger, or the function that its row names.
- */
-static void
-look_for_dropped(EsProjection *projection, bool *projection_dropped, bool *function_dropped)
-{
-	Oid argtypes[2] = {OIDOID, TEXTOID};
-	Datum args[2] = {ObjectIdGetDatum(projection->target),
-					 CStringGetTextDatum(projection->apply == NULL ? "" : projection->apply)};
-	bool isnull;
-
-	SPI_connect();
-	if (SPI_execute_with_args(
-			"SELECT coalesce(pg_catalog.bool_or("
-			"         d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass"
-			"         AND d.objid OPERATOR(pg_catalog.=) $1 AND d.objsubid OPERATOR(pg_catalog.=) 0"
-			"         OR d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_trigger'::pg_catalog.regclass"
-			"         AND d.address_names[3] OPERATOR(pg_catalog.=) 'es_protect'"
-			"         AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2]))"
-			"             OPERATOR(pg_catalog.=) $1), false),"
-			"       coalesce(pg_catalog.bool_or("
-			"         d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass"
-			"         AND d.object_identity OPERATOR(pg_catalog.=) $2), false)"
-			"  FROM pg_catalog.pg_event_trigger_dropped_objects() AS d",
-			2, argtypes, args, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the dropped objects");
-	*projection_dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-													 1, &isnull));
-	*function_dropped = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-												   2, &isnull));
-	SPI_finish();
 }

@@ -14,8 +14,8 @@
  *
  * pg_dump knows nothing of that dependency.  It dumps the row, as the table
  * is a configuration table, and the trigger, as any trigger.  So the row names
- * the function by its text, and when the trigger is created again by the
- * restore, the dependency is made from the text (EsRegistryFollow).
+ * the function by its text, and when both are there again after a restore, the
+ * dependency is made from the text (follow.c, EsRegistryFollow).
  *
  * Whoever changes es.projection sends a relcache invalidation for it, which
  * the caches of projection.c listen to.
@@ -55,10 +55,10 @@
 
 #define PROTECT_TRIGGER "es_protect"
 
-ES_FUNCTION_INFO_V1(es_registry_changed);
-
 static void add_trigger(const EsRegistryRow *row);
+static SysScanDesc scan_dependencies(Oid trigger, Relation *depend, ScanKeyData *keys);
 static void set_trigger(Oid table, bool protect);
+static char trigger_state(Oid relid);
 static void set_partition_triggers(Oid target, bool protect);
 static void protect_partition(Oid partition);
 static void check_partition(Oid partition, Oid target);
@@ -169,6 +169,26 @@ EsRegistryDepend(Oid target, List *queries)
 	CommandCounterIncrement();
 }
 
+/* All triggers depend on their table and their function, nothing else. */
+bool
+EsRegistryDependsOnNothing(Oid target)
+{
+	Oid trigger = get_trigger_oid(target, PROTECT_TRIGGER, true);
+	Relation depend;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	int count = 0;
+
+	if (!OidIsValid(trigger))
+		return false;
+	scan = scan_dependencies(trigger, &depend, keys);
+	while (HeapTupleIsValid(systable_getnext(scan)))
+		count++;
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return count <= 2;
+}
+
 void
 EsRegistrySetFunction(const char *name, Oid target, Oid function)
 {
@@ -232,6 +252,29 @@ EsRegistrySetProtect(const char *name, Oid target, bool protect)
 	if (get_rel_relkind(target) == RELKIND_PARTITIONED_TABLE)
 		set_partition_triggers(target, protect);
 	change_row(name, 1, &column, &value, &isnull);
+}
+
+void
+EsRegistryRestoreTrigger(Oid table, bool protect, bool recurse)
+{
+	char expected = protect ? TRIGGER_FIRES_ALWAYS : TRIGGER_DISABLED;
+	List *tables =
+		recurse ? find_all_inheritors(table, AccessShareLock, NULL) : list_make1_oid(table);
+	ListCell *lc;
+
+	foreach(lc, tables)
+	{
+		char state = trigger_state(lfirst_oid(lc));
+
+		if (state != '\0' && state != expected)
+			set_trigger(lfirst_oid(lc), protect);
+	}
+}
+
+void
+EsRegistryGuardLog(void)
+{
+	execute("ALTER TABLE es.events ENABLE ALWAYS TRIGGER refuse_change");
 }
 
 void
@@ -325,12 +368,7 @@ EsRegistryFunction(Oid target)
 
 	if (!OidIsValid(trigger))
 		return InvalidOid;
-	depend = table_open(DependRelationId, AccessShareLock);
-	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(TriggerRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(depend, DependDependerIndexId, true, NULL, 2, keys);
+	scan = scan_dependencies(trigger, &depend, keys);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_depend dependency = (Form_pg_depend) GETSTRUCT(tuple);
@@ -351,16 +389,16 @@ EsRegistryChanged(void)
 	CommandCounterIncrement();
 }
 
-/* es.registry_changed(): trigger for whoever changes es.projection by SQL, such as a restore. */
-Datum
-es_registry_changed(PG_FUNCTION_ARGS)
+/* Starts a scan of what a trigger depends on. */
+static SysScanDesc
+scan_dependencies(Oid trigger, Relation *depend, ScanKeyData *keys)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("es.registry_changed() must be called as a trigger")));
-	CacheInvalidateRelcacheByRelid(EsCatalogOid(ES_OBJECT_PROJECTION));
-	PG_RETURN_POINTER(NULL);
+	*depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(TriggerRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	return systable_beginscan(*depend, DependDependerIndexId, true, NULL, 2, keys);
 }
 
 /* Adds the trigger that protects the table and depends on the apply function. */
@@ -390,6 +428,20 @@ set_trigger(Oid table, bool protect)
 {
 	execute(psprintf("ALTER TABLE %s %s TRIGGER " PROTECT_TRIGGER, qualified_name(table),
 					 protect ? "ENABLE ALWAYS" : "DISABLE"));
+}
+
+/* Returns how the trigger of a table is enabled, '\0' if there is none. */
+static char
+trigger_state(Oid relid)
+{
+	Relation table = table_open(relid, AccessShareLock);
+	char state = '\0';
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+		if (strcmp(table->trigdesc->triggers[i].tgname, PROTECT_TRIGGER) == 0)
+			state = table->trigdesc->triggers[i].tgenabled;
+	table_close(table, NoLock);
+	return state;
 }
 
 /* Enables or disables those of partitions; enabled, all partitions have one. */

@@ -78,6 +78,12 @@ extern void EsRegistryForget(const char *name);
 /* Protects the state table from direct writes, or lets them through. */
 extern void EsRegistrySetProtect(const char *name, Oid target, bool protect);
 
+/* Sets the trigger of a table, and of its partitions (recurse), to what the registry says. */
+extern void EsRegistryRestoreTrigger(Oid table, bool protect, bool recurse);
+
+/* Makes the log's guard fire always. */
+extern void EsRegistryGuardLog(void);
+
 /*
  * Checks that the partitions of a partitioned state table can hold state, and
  * protects those that are not protected yet.
@@ -96,6 +102,9 @@ extern bool EsRegistryIsPark(const char *on_error);
 
 /* Changes how the projection is run. */
 extern void EsRegistrySetRunning(const char *name, bool async, bool park, bool enabled);
+
+/* Says whether a projection that has its trigger lacks its dependencies, as after a restore. */
+extern bool EsRegistryDependsOnNothing(Oid target);
 
 /* Makes the projection use another function. */
 extern void EsRegistrySetFunction(const char *name, Oid target, Oid function);

@@ -107,6 +107,18 @@ EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *even
 	table_close(log, NoLock);
 }
 
+void
+EsStatementsDepend(EsProjection *projection, Relation target)
+{
+	EsFold *fold = EsProjectionFold(projection, target);
+	List *queries = NIL;
+	ListCell *lc;
+
+	foreach(lc, fold->handlers)
+		queries = list_concat(queries, EsHandlerQueries(lfirst(lc)));
+	EsRegistryDepend(projection->target, queries);
+}
+
 bool
 EsStatementsWriting(Oid table)
 {

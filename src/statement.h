@@ -18,6 +18,9 @@
 extern void EsStatementsRun(EsProjection *projection, Relation target, Tuplestorestate *events,
 							volatile int64 *position);
 
+/* Makes the projection depend on all that its statements use.  The caller has opened target. */
+extern void EsStatementsDepend(EsProjection *projection, Relation target);
+
 /* Says whether a statement of the table's projection is running, so that it may be written. */
 extern bool EsStatementsWriting(Oid table);
 

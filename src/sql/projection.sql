@@ -195,6 +195,15 @@ CREATE EVENT TRIGGER es_follow_ddl ON ddl_command_end
 	             'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW', 'CREATE TRIGGER')
 	EXECUTE FUNCTION es.follow_ddl();
 
+-- After pg_upgrade, what a projection uses must be known before a command touches
+-- it; and a restore locks the registry before it creates a trigger.
+
+CREATE EVENT TRIGGER es_before_ddl ON ddl_command_start
+	WHEN TAG IN ('ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER SEQUENCE',
+	             'ALTER TABLE', 'ALTER TYPE', 'ALTER VIEW', 'CREATE TRIGGER', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP FUNCTION',
+	             'DROP OWNED', 'DROP ROUTINE', 'DROP SCHEMA', 'DROP SEQUENCE', 'DROP TABLE', 'DROP TYPE', 'DROP VIEW')
+	EXECUTE FUNCTION es.follow_ddl();
+
 CREATE FUNCTION es.follow_partitions()
 RETURNS event_trigger LANGUAGE c
 AS 'MODULE_PATHNAME', 'es_follow_partitions';
