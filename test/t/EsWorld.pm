@@ -71,6 +71,15 @@ SELECT projection FROM es.projection_parked WHERE projection NOT IN (SELECT name
 SELECT p.projection, p.position FROM es.projection_parked AS p
 LEFT JOIN es.projection_checkpoint AS c USING (projection)
 WHERE p.position NOT IN (SELECT position FROM es.events) OR p.position <= c.checkpoint IS NOT TRUE),
+	'a stream without its subscription, or too many or too few' => q(
+SELECT s.name, t.partition FROM es.subscription AS s
+CROSS JOIN LATERAL generate_series(0, s.partitions - 1) AS p
+FULL JOIN (SELECT subscription AS name, partition FROM es.subscription_stream WHERE kind = 'live') AS t ON t.name = s.name AND t.partition = p
+WHERE s.name IS NULL OR t.name IS NULL),
+	'a parked event of no subscription' => q(
+SELECT p.subscription, p.position FROM es.subscription_parked AS p
+LEFT JOIN es.subscription AS s ON s.name = p.subscription LEFT JOIN es.events AS e ON e.position = p.position
+WHERE s.name IS NULL OR e.position IS NULL),
 	'a table of a replay' => q(SELECT relname FROM pg_class WHERE relname LIKE 'pg\_temp\_%'),
 	'an invalid index' => q(SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid OR NOT indisready),
 	'an aggregate whose versions have gaps, or do not follow the positions' => q(
@@ -84,6 +93,27 @@ SELECT position::text FROM es.events GROUP BY position HAVING count(*) > 1 UNION
 SELECT event_id::text FROM es.events GROUP BY event_id HAVING count(*) > 1),
 	'a position that the sequence has not come to' => q(
 SELECT position FROM es.events, es.events_position_seq AS s WHERE position > s.last_value));
+
+# Lets time pass until all leases are over, and takes all that is delivered then.
+my $drain = q(
+UPDATE es.subscription_stream SET lease_until = now() - interval '1 s' WHERE lease_until IS NOT NULL;
+CREATE TEMP TABLE got (name text, partition integer, attempt integer, replayed boolean, position bigint);
+DO $$
+DECLARE
+	subscription text;
+	lease bigint;
+BEGIN
+	FOR subscription IN SELECT s.name FROM es.subscription AS s ORDER BY 1 LOOP
+		LOOP
+			WITH f AS MATERIALIZED (SELECT * FROM es.fetch(subscription)),
+			g AS (INSERT INTO got SELECT subscription, partition, f.attempt, replayed, position FROM f)
+			SELECT min(lease_id) INTO lease FROM f;
+			EXIT WHEN lease IS NULL;
+			PERFORM es.ack(lease);
+		END LOOP;
+	END LOOP;
+END $$;
+);
 
 # Makes the roles that the database's objects belong to.
 sub roles
@@ -113,6 +143,23 @@ SELECT es.append('odd "names"' || E'\t\\\\', E'line\nbreak', 'Ünïcode', to_jso
 SELECT * FROM es.append_events('order', '1', '[{"event_type": "Placed", "data": {"n": 1}}, {"event_type": "Paid", "data": null}]');
 SELECT es.alter_projection('off', enabled => false);
 SELECT es.run_projections(max_events => 300);
+));
+	# Subscriptions in the middle of leases, half acknowledged, with parked events and a playback.
+	$node->safe_psql(
+		$database, q(
+SELECT es.create_subscription('mailer', event_types => '{Noted,Poison}', partitions => 2);
+SELECT es.create_subscription('auditor', after_park => 'wait');
+CREATE TEMP TABLE got (lease_id bigint, position bigint);
+INSERT INTO got SELECT lease_id, position FROM es.fetch('mailer', 20, 'one', '1 day');
+SELECT es.ack(lease_id, position) FROM (SELECT * FROM got ORDER BY position OFFSET 7 LIMIT 1) AS g;
+TRUNCATE got;
+INSERT INTO got SELECT lease_id, position FROM es.fetch('mailer', 20, 'two', '1 day');
+SELECT es.nack(lease_id, position, 'unreadable', park => true) FROM (SELECT * FROM got ORDER BY position OFFSET 3 LIMIT 1) AS g;
+TRUNCATE got;
+SELECT count(*) FROM es.fetch('mailer', 20, 'two', '1 day');
+INSERT INTO got SELECT lease_id, position FROM es.fetch('auditor', 50, NULL, '1 day');
+SELECT es.ack(min(lease_id)) FROM got;
+SELECT es.playback('auditor', 0, 30);
 ));
 	# The async ones stop, park or go on where this one comes.
 	$node->safe_psql($database, q(SELECT es.append('account', '2', 'Poison', '{"n": "many"}')));
@@ -146,6 +193,12 @@ sub contents
 		'the statements' => 'SELECT h::text FROM es.projection_handler AS h ORDER BY projection, event_type',
 		'the checkpoints' => 'SELECT c::text FROM es.projection_checkpoint AS c ORDER BY projection',
 		'the parked events' => 'SELECT p::text FROM es.projection_parked AS p ORDER BY projection, position',
+		'the subscriptions' => 'SELECT s::text FROM es.subscriptions AS s ORDER BY name, partition, kind',
+		'their rows' => 'SELECT s::text FROM es.subscription AS s ORDER BY name',
+		'their streams' => 'SELECT s::text FROM es.subscription_stream AS s ORDER BY stream',
+		'their parked events' => 'SELECT p::text FROM es.subscription_parked AS p ORDER BY subscription, position',
+		'the sequence of streams' => 'SELECT last_value, is_called FROM es.subscription_stream_seq',
+		'what the subscriptions deliver' => "BEGIN; $drain TABLE got ORDER BY name, partition, replayed, position; ROLLBACK",
 		'the triggers' =>
 		  q(SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY tgrelid::regclass::text, tgname),
 		'the owners and rights' => q(SELECT c.oid::regclass, relowner::regrole,
@@ -187,6 +240,7 @@ sub goes_on
 {
 	my ($node, $database, $what) = @_;
 	my $name = $what;
+	my $last = _ask($node, $database, 'SELECT max(position) FROM es.events');
 
 	is( _ask(
 			$node, $database, q(
@@ -233,6 +287,7 @@ ALTER TABLE bank.account ADD COLUMN more integer;
 ALTER TABLE bank.account DROP COLUMN more;));
 	is(_ask($node, $database, q(SELECT name, status, lag, parked FROM es.projections WHERE status <> 'running' OR lag <> 0 OR parked <> 0)),
 		'', "$name: no projection is behind");
+	_subscriptions_go_on($node, $database, $name, $last);
 	right($node, $database, $name);
 	is( _ask($node, $database, q(
 SELECT string_agg(rows::text, ' ' ORDER BY name)
@@ -242,6 +297,21 @@ FROM es.projections CROSS JOIN LATERAL es.replay(name) WHERE name IN ('account',
 	_ask($node, $database, "SELECT rows FROM es.replay('$_')") foreach qw(line total total_later);
 	right($node, $database, "$name, replayed");
 	whole($node, $database, $name);
+	return;
+}
+
+# What is delivered after the appends is each of their events, once.
+sub _subscriptions_go_on
+{
+	my ($node, $database, $what, $last) = @_;
+
+	is( _ask($node, $database, "BEGIN; $drain COMMIT;
+SELECT name, replayed, count(*), count(DISTINCT position) FROM got WHERE position > $last GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) FROM es.events WHERE position > $last AND event_type = 'Noted'"),
+		"auditor|f|20|20\nmailer|f|20|20\n20",
+		"$what: subscriptions deliver what is new, once");
+	is(_ask($node, $database, 'SELECT * FROM es.subscriptions WHERE lag > 0 OR lease_id IS NOT NULL'),
+		'', "$what: no subscription is behind");
 	return;
 }
 
@@ -281,12 +351,12 @@ GRANT ALL ON SCHEMA bank, public TO es_keeper;
 CREATE FUNCTION link(chain text, event_id uuid) RETURNS text
 LANGUAGE sql IMMUTABLE RETURN md5(coalesce(chain, '') || event_id::text);
 CREATE AGGREGATE chain(uuid) (sfunc = link, stype = text, initcond = '');
-CREATE DOMAIN count AS bigint CHECK (VALUE > 0);
+CREATE DOMAIN quantity AS bigint CHECK (VALUE > 0);
 
 CREATE TABLE allowed (poison boolean);
 INSERT INTO allowed VALUES (false);
 -- Not quite immutable, so that what fails can be made to work.
-CREATE FUNCTION allow(event_type text) RETURNS count LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION allow(event_type text) RETURNS quantity LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
 	IF event_type = 'Poison' AND NOT (SELECT poison FROM public.allowed) THEN
 		RAISE EXCEPTION 'not now';
@@ -303,23 +373,23 @@ CREATE TABLE $table ($columns);
 CREATE FUNCTION $function(state $table, event es.events) RETURNS $table LANGUAGE sql IMMUTABLE
 RETURN ROW($key, coalesce(state.events, 0) + $one, link(state.chain, event.event_id))::$table;";
 	};
-	my $columns = 'id text PRIMARY KEY, events count NOT NULL, chain text';
+	my $columns = 'id text PRIMARY KEY, events quantity NOT NULL, chain text';
 
 	$fold->('bank.account', $columns, 'event.aggregate_id', 1);
 	$fold->('bank.off', $columns, 'event.aggregate_id', 1);
 	$fold->('public."odd ""name"""', $columns, 'event.aggregate_id', 1);
 	$fold->('later', $columns, 'event.aggregate_id', 'allow(event.event_type)');
 	$fold->('stopped', $columns, 'event.aggregate_id', 'allow(event.event_type)');
-	$fold->('parts', 'id text PRIMARY KEY, events count NOT NULL, chain text) PARTITION BY LIST (id', 'event.aggregate_id', 1);
+	$fold->('parts', 'id text PRIMARY KEY, events quantity NOT NULL, chain text) PARTITION BY LIST (id', 'event.aggregate_id', 1);
 	return $sql . q(
-CREATE TABLE bank.by_type (kind text, day date, events count NOT NULL, chain text, PRIMARY KEY (day, kind));
+CREATE TABLE bank.by_type (kind text, day date, events quantity NOT NULL, chain text, PRIMARY KEY (day, kind));
 CREATE FUNCTION bank.by_type_apply(state bank.by_type, event es.events) RETURNS bank.by_type LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
-	RETURN ROW(event.event_type, (event.occurred_at AT TIME ZONE 'UTC')::date, (coalesce(state.events, 0) + 1)::public.count,
+	RETURN ROW(event.event_type, (event.occurred_at AT TIME ZONE 'UTC')::date, (coalesce(state.events, 0) + 1)::public.quantity,
 	           public.link(state.chain, event.event_id));
 END $$;
 
-CREATE TABLE parts_a (chain text, events count NOT NULL, id text NOT NULL);
+CREATE TABLE parts_a (chain text, events quantity NOT NULL, id text NOT NULL);
 ALTER TABLE parts ATTACH PARTITION parts_a FOR VALUES IN ('1', '2', '3');
 CREATE TABLE parts_b PARTITION OF parts DEFAULT PARTITION BY HASH (id);
 CREATE TABLE parts_b0 PARTITION OF parts_b FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -339,8 +409,8 @@ CREATE TABLE helper (one integer PRIMARY KEY);
 INSERT INTO helper VALUES (1);
 CREATE TABLE line (position bigint PRIMARY KEY, event_id uuid NOT NULL);
 CREATE TABLE line_later (position bigint PRIMARY KEY, event_id uuid NOT NULL);
-CREATE TABLE total (id text PRIMARY KEY, events count NOT NULL);
-CREATE TABLE total_later (id text PRIMARY KEY, events count NOT NULL);
+CREATE TABLE total (id text PRIMARY KEY, events quantity NOT NULL);
+CREATE TABLE total_later (id text PRIMARY KEY, events quantity NOT NULL);
 
 ALTER TABLE bank.off OWNER TO es_keeper;
 ALTER FUNCTION bank.off_apply OWNER TO es_keeper;
