@@ -51,7 +51,7 @@ typedef enum EsObject
 	ES_OBJECT_STREAM_PKEY,           /* its index on (stream) */
 	ES_OBJECT_STREAM_SUBSCRIPTION,   /* its index on (subscription, stream) */
 	ES_OBJECT_STREAM_PARKED,         /* es.subscription_parked, events put aside */
-	ES_OBJECT_STREAM_PARKED_PKEY,    /* its index on (subscription, partition, replayed, position) */
+	ES_OBJECT_STREAM_PARKED_PKEY,    /* its primary key's index */
 	ES_OBJECT_STREAM_PARKED_WAITING, /* its index on those that are to be delivered */
 	ES_OBJECT_WRITER,                /* es.writer, what writers are limited to */
 	ES_NOBJECTS

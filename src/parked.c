@@ -43,7 +43,8 @@ static EsQuery discard_query = {
 
 static Datum for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 						int64 (*of_projection)(const char *name, int64 at_position));
-static int64 of_subscription(const EsSubscription *subscription, EsValue at_position, EsQuery *query);
+static int64 of_subscription(const EsSubscription *subscription, EsValue at_position,
+							 EsQuery *query);
 static int64 retry_projection(const char *name, int64 at_position);
 static int64 discard_projection(const char *name, int64 at_position);
 

@@ -80,7 +80,7 @@ extern void EsSubscriptionCheckReader(void);
 /* Returns the partition, of so many, that an aggregate's events belong to. */
 extern int32 EsPartitionOf(Datum aggregate_type, Datum aggregate_id, int32 partitions);
 
-/* Returns a subscription's streams as they are now, the one that was leased least recently first. */
+/* Returns a subscription's streams as they are now, least recently leased first. */
 extern List *EsStreamsRead(const char *subscription);
 
 /* Returns a stream as it is now; null if there is none. */

@@ -264,7 +264,7 @@ open_owned(FunctionCallInfo fcinfo, const char *function)
 	return subscription;
 }
 
-/* Locks the streams of a subscription in the order of their ids and returns them as they are then. */
+/* Locks a subscription's streams in the order of their ids; returns them as they are then. */
 static List *
 lock_streams(const EsSubscription *subscription)
 {
