@@ -39,8 +39,8 @@
 #include "wakeup.h"
 
 #define LIBRARY         "pg_eventsourcing"
-#define RESTART_TIME    5     /* seconds until the launcher itself is restarted */
-#define IDLE_TIME       60000 /* milliseconds between two looks while there is nothing to do */
+#define RESTART_TIME    1     /* seconds until the launcher itself is restarted */
+#define IDLE_TIME       60000 /* milliseconds between two looks while no database is named */
 #define STABLE_TIME     10000 /* milliseconds after which a worker is said to have worked */
 #define MIN_RETRY_DELAY 1000  /* milliseconds until a worker is started again */
 #define MAX_RETRY_DELAY 60000
@@ -270,7 +270,7 @@ look_after_all(void)
 		if (OidIsValid(running[i]))
 			EsWakeupStop(running[i]);
 	pfree(running);
-	if (databases != NIL || missing != NIL)
+	if (EsWorkerDatabases[0] != '\0')
 		next = Min(next, TimestampTzPlusMilliseconds(now, EsWorkerNaptime));
 	return TimestampDifferenceMilliseconds(now, next);
 }

@@ -59,6 +59,8 @@
 #define BUSY_DELAY       100 /* milliseconds until a locked projection is tried again */
 #define MIN_RETRY_DELAY  100 /* the same after an error; doubled each time */
 #define MAX_RETRY_DELAY  60000
+#define MAX_LOCK_DELAY   2000   /* the same if a lock was the matter */
+#define PATIENCE         3      /* failures for a lock that are not logged */
 #define LOG_INTERVAL     600000 /* milliseconds until the same error is logged again */
 #define MAX_FAST_DELAY   10     /* milliseconds between two looks for outstanding positions ... */
 #define SLOW_LOOKS       100    /* ... and after so many of them */
@@ -103,7 +105,7 @@ static void tell(void);
 static void wait_for_writers(long timeout, int *fruitless);
 static bool do_tasks(void);
 static TimestampTz next_task(void);
-static bool take_turn(void);
+static void take_turn(void);
 static void begin_round(Task *task);
 static void run(Task *task);
 static Task *task_of(const char *name);
@@ -115,6 +117,7 @@ static void notify(Task *task);
 static void commit_lazily(void);
 static bool attempt(Task *task, Step step);
 static void handle_error(Task *task);
+static void log_error(Task *task, const char *message);
 static void add_context(void *arg);
 static bool begin(void);
 static void forget_log(void);
@@ -151,7 +154,7 @@ configure(void)
 		{"statement_timeout", "0"},
 		{"transaction_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
-		{"lock_timeout", "10s"}};
+		{"lock_timeout", "1s"}};
 
 	for (int i = 0; i < (int) lengthof(settings); i++)
 		if (GetConfigOption(settings[i][0], true, false) != NULL)
@@ -237,7 +240,7 @@ wait_for_writers(long timeout, int *fruitless)
 	*fruitless = 0;
 }
 
-/* Does what is due, of the projections one; says whether there are more of them. */
+/* Does what is due, of the projections one; says whether that may have taken long. */
 static bool
 do_tasks(void)
 {
@@ -255,7 +258,10 @@ do_tasks(void)
 		notify_task.next = TimestampTzPlusMilliseconds(now, NOTIFY_INTERVAL);
 		(void) attempt(&notify_task, notify);
 	}
-	return (round_names != NIL || now >= round_task.next) && take_turn();
+	if (round_names == NIL && now < round_task.next)
+		return false;
+	take_turn();
+	return true;
 }
 
 /* Returns when there is something to do even if no writer calls. */
@@ -273,11 +279,8 @@ next_task(void)
 	return Min(next, round_task.next);
 }
 
-/*
- * Runs the projection whose turn it is, and says whether another turn follows at
- * once.  Each time something else is due in between.
- */
-static bool
+/* Runs the projection whose turn it is; the next one is run after a look at the log. */
+static void
 take_turn(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
@@ -289,7 +292,7 @@ take_turn(void)
 		round_task.started = now;
 		round_task.next = TimestampTzPlusMilliseconds(now, EsWorkerNaptime);
 		if (!attempt(&round_task, begin_round) || round_names == NIL)
-			return false;
+			return;
 	}
 	task = task_of(linitial(round_names));
 	round_names = list_delete_first(round_names);
@@ -300,11 +303,10 @@ take_turn(void)
 		{
 			forget_task(task);
 			EsWakeupTell(ES_WAKEUP_RUN);
-			return round_names != NIL || round_task.next <= now;
+			return;
 		}
 	}
 	round_task.next = Min(round_task.next, task->next);
-	return round_names != NIL;
 }
 
 /* Lists the projections that are behind. */
@@ -466,31 +468,43 @@ attempt(Task *task, Step step)
 	return done;
 }
 
-/* Ends the transaction of an error, logs it unless that is known, and puts the task off. */
+/* Ends the transaction of an error, logs it, and puts the task off. */
 static void
 handle_error(Task *task)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	long delay = (long) MIN_RETRY_DELAY << Min(task->failures++, 10);
 	ErrorData *error;
+	bool by_lock;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
-	if (task->error == NULL || strcmp(task->error, error->message) != 0 ||
-		now >= TimestampTzPlusMilliseconds(task->logged, LOG_INTERVAL))
-	{
-		EmitErrorReport();
-		if (task->error != NULL)
-			pfree(task->error);
-		task->error = pstrdup(error->message);
-		task->logged = now;
-	}
+	by_lock = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK);
+	if (!by_lock || task->failures > PATIENCE)
+		log_error(task, error->message);
 	FreeErrorData(error);
 	AbortOutOfAnyTransaction();
 	FlushErrorState();
-	task->next = TimestampTzPlusMilliseconds(now, Min(delay, MAX_RETRY_DELAY));
+	task->next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											 Min(delay, by_lock ? MAX_LOCK_DELAY : MAX_RETRY_DELAY));
 	RESUME_INTERRUPTS();
+}
+
+/* Logs the current error, unless it was logged a short time ago. */
+static void
+log_error(Task *task, const char *message)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (task->error != NULL && strcmp(task->error, message) == 0 &&
+		now < TimestampTzPlusMilliseconds(task->logged, LOG_INTERVAL))
+		return;
+	EmitErrorReport();
+	if (task->error != NULL)
+		pfree(task->error);
+	task->error = pstrdup(message);
+	task->logged = now;
 }
 
 /* Says in an error's context what the worker was doing. */
