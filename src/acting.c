@@ -190,7 +190,9 @@ find_changes(ArrayType *settings, const SessionState *state)
 		const char *current;
 
 		if (value == NULL)
-			elog(ERROR, "malformed setting \"%s\"", name);
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("malformed setting \"%s\" in es.projection", name)));
 		*value++ = '\0';
 		change->name = name;
 		change->value = value;

@@ -156,6 +156,8 @@ EsRegistryDepend(Oid target, List *queries)
 	ListCell *lc;
 
 	ObjectAddressSet(trigger, TriggerRelationId, get_trigger_oid(target, PROTECT_TRIGGER, false));
+	/* Two commands may touch, at the same time, what one projection uses. */
+	LockDatabaseObject(trigger.classId, trigger.objectId, 0, ExclusiveLock);
 	(void) deleteDependencyRecordsFor(trigger.classId, trigger.objectId, false);
 	ObjectAddressSet(referenced, RelationRelationId, target);
 	recordDependencyOn(&trigger, &referenced, DEPENDENCY_AUTO);
