@@ -169,6 +169,15 @@ BEGIN
 			AND coalesce((SELECT min(relid) FROM pg_partition_ancestors(t.tgrelid) AS a (relid)
 				WHERE a.relid IN (SELECT target FROM es.projection)), 0) = 0
 			AND t.tgrelid NOT IN (SELECT target FROM es.projection);
+	RETURN QUERY SELECT format('%s of no subscription: %s', what, subscription) FROM (
+		SELECT 'stream', subscription FROM es.subscription_stream UNION ALL
+		SELECT 'parked event', subscription FROM es.subscription_parked) AS o (what, subscription)
+		WHERE subscription NOT IN (SELECT name FROM es.subscription);
+	RETURN QUERY SELECT format('%s: %s partitions, but %s live streams', s.name, s.partitions, count(t))
+		FROM es.subscription AS s LEFT JOIN es.subscription_stream AS t ON t.subscription = s.name AND t.kind = 'live'
+		GROUP BY s.name, s.partitions HAVING count(t) <> s.partitions;
+	RETURN QUERY SELECT format('%s: checkpoint %s is in the future', s.name, s.checkpoint) FROM es.subscriptions AS s
+		WHERE s.checkpoint > (SELECT last_value FROM es.events_position_seq);
 	RETURN QUERY SELECT format('left in progress: %s', r) FROM es.replays() AS r;
 	RETURN QUERY SELECT format('left in %s: %s', relnamespace::regnamespace, relname) FROM pg_class
 		WHERE relnamespace = 'es'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend AS d
@@ -222,6 +231,12 @@ my $missing = q(WHERE NOT EXISTS (SELECT FROM es.projections WHERE name = 'fresh
 my $drop = qq(SELECT es.drop_projection('fresh%s') $exists;);
 my $statement = qq($fresh
 SELECT es.create_projection('fresh%s', 'fresh%s') $missing;);
+
+# A subscription, and a lease on its first events.
+my $subscription = q(SELECT es.create_subscription('reader%s', aggregate_types => '{account}')
+WHERE NOT EXISTS (SELECT FROM es.subscriptions WHERE name = 'reader%s'););
+my $lease = qq($subscription SELECT es.seek('reader%s', 0); SELECT count(*) FROM es.fetch('reader%s', 3););
+my $held = q((SELECT max(lease_id) FROM es.subscriptions WHERE name = 'reader%s'));
 
 sub calls
 {
@@ -283,6 +298,21 @@ sub calls
 			{ before => q(SELECT es.run_projections();), call => q(SELECT es.wait_for('later', 5, '10 ms')), snapshot => '25000' } ],
 		retry_parked => [ { call => q(SELECT es.retry_parked('account')), writes => 1, snapshot => '25000' } ],
 		discard_parked => [ { call => q(SELECT es.discard_parked('later')), writes => 1 } ],
+
+		# Subscriptions.
+		create_subscription => [ { call => q(SELECT es.create_subscription('made%s', partitions => 2)), after => q(SELECT es.drop_subscription(name) FROM es.subscriptions WHERE name = 'made%s' AND partition = 0;), writes => 1 },
+			{ call => q(SELECT es.create_subscription('reader%s')), before => $subscription, writes => 1, code => '42710' } ],
+		drop_subscription => [ { before => $subscription, call => q(SELECT es.drop_subscription('reader%s')), writes => 1 } ],
+		seek => [ { before => $subscription, call => q(SELECT es.seek('reader%s', 3)), writes => 1 } ],
+		playback => [ { before => $subscription, call => q(SELECT es.playback('reader%s', 1, 8)), writes => 1, snapshot => '25000' } ],
+		fetch => [ { before => "$subscription SELECT es.seek('reader%s', 0);", call => q(SELECT * FROM es.fetch('reader%s', 3)), writes => 1, snapshot => '25000' },
+			{ before => $subscription, call => q(SELECT * FROM es.fetch('reader%s', 3, wait => '5 ms')), writes => 1, snapshot => '25000' } ],
+		ack => [ { before => $lease, call => "SELECT es.ack($held)", writes => 1 },
+			{ before => $subscription, call => q(SELECT es.ack(-1)), writes => 1, code => 'SE012' } ],
+		nack => [ { before => $lease, call => "SELECT es.nack($held, (SELECT min(position) FROM es.events WHERE aggregate_type = 'account'), 'no', true)", writes => 1 } ],
+		extend_lease => [ { before => $lease, call => "SELECT es.extend_lease($held, '1 h')", writes => 1 } ],
+		subscriptions => [ { before => $subscription, call => 'TABLE es.subscriptions' } ],
+		publish_mark => [ { call => 'SELECT es.publish_mark()', writes => 1 } ],
 
 		# Replay.
 		replay => [ map({ { call => "SELECT * FROM es.replay($_)", writes => 1 } }
