@@ -117,7 +117,9 @@ sub text
 
 	if (!$self->rarely(8))
 	{
-		return literal($self->pick(@projections, 'made', 'other')) if $name =~ /^(projection|name|subscription)$/;
+		return literal($self->pick(@projections, 'made', 'other', 'reader')) if $name =~ /^(projection|name)$/;
+		return literal($self->pick('reader', 'reader', 'reader', 'waiter', 'later', 'made')) if $name eq 'subscription';
+		return literal($self->pick('continue', 'wait', 'stop', '')) if $name eq 'after_park';
 		return literal($self->pick(@applies)) if $name eq 'apply';
 		return literal($self->pick(@keys)) if $name eq 'key';
 		return literal($self->pick(@statements)) if $name eq 'statement';
@@ -210,6 +212,7 @@ sub value
 	return 'NULL' if $self->rarely(20);
 	return $self->value($name, $self->pick(qw(text bigint boolean jsonb uuid timestamp_with_time_zone text[] interval regclass))) if $self->rarely(60);
 	return $self->text($name) if $type eq 'text';
+	return $self->pick("(SELECT max(lease_id) FROM es.subscriptions)", "(SELECT max(lease_id) FROM es.subscriptions)", '4294967297', $self->integer($type)) if $name eq 'lease_id';
 	return $self->integer($type) if $type =~ /^(bigint|integer)$/;
 	return $self->pick('true', 'false', 'NULL') if $type eq 'boolean';
 	return $self->jsonb if $type eq 'jsonb';
@@ -310,6 +313,8 @@ sub tamper
 		'UPDATE es.projection SET enabled = NOT enabled', 'UPDATE es.projection_handler SET statement = ' . $self->text('statement'), 'UPDATE es.projection_handler SET batch = NOT batch', 'DELETE FROM es.projection_handler',
 		"INSERT INTO es.projection VALUES ('bogus', 'spare', 'nowhere', NULL, NULL, NULL, 'inline', 'stop', true, '{}', true)", "INSERT INTO es.projection VALUES ('bogus', 'pg_class', NULL, NULL, '{a}', '{}', 'x', 'y', true, '{x}', true)",
 		'INSERT INTO es.projection_handler VALUES (' . $self->text('name') . ', ' . $self->text('event_type') . ', ' . $self->pick('true', 'false') . ', ' . $self->text('statement') . ')',
+		'UPDATE es.subscription SET partitions = ' . $self->integer('integer'), 'DELETE FROM es.subscription', 'UPDATE es.subscription SET name = ' . $self->text('name'), 'UPDATE es.subscription_stream SET checkpoint = ' . $self->integer('bigint'), 'UPDATE es.subscription_stream SET partition = partition + 1, lease_id = 1', 'DELETE FROM es.subscription_stream WHERE stream = 1',
+		"UPDATE es.subscription_stream SET aggregate_types = '{NULL,{}}', leased_count = " . $self->integer('integer'), 'INSERT INTO es.subscription_parked SELECT $$reader$$, 0, false, position, aggregate_type, aggregate_id, n % 2 = 0, 0, NULL, NULL, now() FROM es.events, generate_series(1, 1) AS n', 'UPDATE es.subscription_parked SET position = -position, held = NOT held', 'ALTER SEQUENCE es.subscription_stream_seq RESTART 1', "INSERT INTO es.writer VALUES ('nobody', '{NULL}'), ('plain', '{}')", "UPDATE es.writer SET aggregate_types = '{{a,b},{c,d}}'", "SELECT setval('es.published_mark_seq', " . $self->integer('bigint') . ')',
 		'UPDATE es.projection_checkpoint SET checkpoint = ' . $self->integer('bigint'), 'DELETE FROM es.projection_checkpoint', 'UPDATE es.projection_parked SET position = position + ' . $self->integer('bigint'), 'INSERT INTO es.projection_parked VALUES (' . $self->text('name') . ', 1, $$r$$, now())',
 		"SELECT setval('es.events_position_seq', " . $self->integer('bigint') . ')', "ALTER SEQUENCE es.events_position_seq MAXVALUE 60", 'ALTER TABLE account DISABLE TRIGGER ALL', 'DROP EVENT TRIGGER es_follow_ddl', 'ALTER EXTENSION pg_eventsourcing DROP FUNCTION es.apply_inline()', 'ALTER FUNCTION es.append(text,text,text,jsonb,jsonb,bigint,uuid,text,text,text,timestamptz,integer) PARALLEL SAFE',
 		'CREATE TRIGGER t BEFORE INSERT ON spare FOR EACH ROW EXECUTE FUNCTION es.sequence_event()', 'CREATE TRIGGER t AFTER INSERT ON spare FOR EACH ROW EXECUTE FUNCTION es.apply_inline()', 'CREATE TRIGGER t AFTER INSERT ON spare REFERENCING NEW TABLE AS events FOR EACH STATEMENT EXECUTE FUNCTION es.apply_inline()', 'CREATE TRIGGER t BEFORE UPDATE ON spare EXECUTE FUNCTION es.refuse_change()',
@@ -363,7 +368,7 @@ sub read
 {
 	my ($self) = @_;
 
-	return $self->pick('TABLE es.projections', 'TABLE es.parked_events', 'TABLE es.projection_handlers', 'TABLE es.replay_progress', 'SELECT * FROM es.events ORDER BY position DESC LIMIT 3', 'SELECT * FROM account', 'SELECT count(*) FROM parts', 'SELECT problems()',
+	return $self->pick('TABLE es.projections', 'TABLE es.parked_events', 'TABLE es.projection_handlers', 'TABLE es.replay_progress', 'TABLE es.subscriptions', 'SELECT * FROM es.events ORDER BY position DESC LIMIT 3', 'SELECT * FROM account', 'SELECT count(*) FROM parts', 'SELECT problems()',
 		"SELECT es.load(NULL::account, 'account', a.aggregate_id) FROM es.aggregates('account') AS a", "SELECT (es.read_aggregate('account', '1')).*", "SELECT es.append('account', a.aggregate_id, 'Deposited', '{\"amount\": 1}') FROM es.aggregates() AS a");
 }
 
@@ -437,8 +442,14 @@ BEGIN
 END $$;
 GRANT ALL ON SCHEMA public, elsewhere TO plain, other;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO plain;
-GRANT USAGE ON SCHEMA es TO plain;
-GRANT SELECT, INSERT ON es.events TO plain;
+SELECT es.grant_reader('plain'), es.grant_writer('plain', '{account,late,nested}');
+GRANT ALL ON ALL FUNCTIONS IN SCHEMA es TO plain;
+SELECT es.create_subscription('reader', partitions => 3, max_attempts => 1);
+SELECT es.create_subscription('waiter', '{account}', max_attempts => 1, after_park => 'wait');
+SELECT count(*) FROM es.fetch('waiter', 3);
+SELECT es.nack((SELECT max(lease_id) FROM es.subscriptions), 1, 'no');
+SELECT count(*) FROM es.fetch('reader', 3);
+SELECT es.playback('waiter', 0, 15);
 ALTER TABLE spare OWNER TO plain;
 ALTER TABLE spare2 OWNER TO plain;
 ALTER TABLE line OWNER TO plain;

@@ -19,7 +19,7 @@ use Test::More;
 
 my $seconds = $ENV{ES_LONG} ? 120 : 8;
 my $sessions = 5;
-my $seed = $ENV{ES_SEED} // ($ENV{ES_LONG} ? time : 1);
+my $seed = $ENV{ES_SEED} || ($ENV{ES_LONG} ? time : 1);
 
 srand $seed;
 note "ES_SEED=$seed";

@@ -18,7 +18,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $seconds = $ENV{ES_LONG} ? 240 : 10;
-my $seed = $ENV{ES_SEED} // ($ENV{ES_LONG} ? time % 1000000 : 1);
+my $seed = $ENV{ES_SEED} || ($ENV{ES_LONG} ? time % 1000000 : 1);
 my @roles = (undef, 'plain');
 my $statements = 150;
 
