@@ -155,6 +155,10 @@ account	2	X	{}
 order	2	X	{}
 \.
 SELECT es.current_version('account', '2');
+-- In a parallel worker too, which has to look up for itself what its role may append.
+SELECT count(set_config(name, 'on', false)) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
+SELECT es.current_version('account', '2') FROM generate_series(1, 2);
+SELECT count(set_config(name, 'off', false)) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
 RESET ROLE;
 
 -- An event id of others tells nothing about their event.

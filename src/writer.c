@@ -209,7 +209,8 @@ load_rights(Rights *rights)
 
 	writers = table_open(writers_oid, AccessShareLock);
 	slot = table_slot_create(writers, NULL);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* As new as any, and to be had in parallel mode too. */
+	snapshot = RegisterSnapshot(GetCatalogSnapshot(writers_oid));
 	scan = table_beginscan(writers, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
