@@ -49,10 +49,12 @@
 #include "utils/resowner.h"
 #include "version.h"
 
-ES_FUNCTION_INFO_V1(es_follow_ddl);
+/* Without a look at the version: see drops_extension(). */
+PG_FUNCTION_INFO_V1(es_follow_ddl);
 ES_FUNCTION_INFO_V1(es_forget_dropped);
 ES_FUNCTION_INFO_V1(es_registry_changed);
 
+static bool drops_extension(Node *command);
 static void follow_restore(Node *command, bool before);
 static void lock_registry(void);
 static void follow_touched(void);
@@ -83,6 +85,8 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 				 errmsg("es.follow_ddl() must be called as an event trigger")));
 	if (!OidIsValid(get_extension_oid("pg_eventsourcing", true)) || EsInOwnScript())
 		PG_RETURN_NULL();
+	if (drops_extension(command->parsetree) && !EsVersionFits())
+		PG_RETURN_NULL();
 
 	EsProjectionsEnter();
 	if (EsRestoring())
@@ -98,6 +102,13 @@ es_follow_ddl(PG_FUNCTION_ARGS)
 	}
 	EsProjectionsLeave();
 	PG_RETURN_NULL();
+}
+
+/* Says whether it is DROP EXTENSION, which must work whatever version is installed. */
+static bool
+drops_extension(Node *command)
+{
+	return IsA(command, DropStmt) && ((DropStmt *) command)->removeType == OBJECT_EXTENSION;
 }
 
 /* es.forget_dropped(): event trigger after a command that drops something. */

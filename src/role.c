@@ -14,10 +14,10 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "version.h"
 
-ES_FUNCTION_INFO_V1(es_role_in);
-ES_FUNCTION_INFO_V1(es_role_out);
+/* Without a look at the version: a database can be dumped before it is upgraded. */
+PG_FUNCTION_INFO_V1(es_role_in);
+PG_FUNCTION_INFO_V1(es_role_out);
 
 /* es.role_in(): the role of this name, 0 if there is none. */
 Datum

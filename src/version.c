@@ -48,6 +48,7 @@ static uint32 checked = 0;
 
 PG_FUNCTION_INFO_V1(es_version);
 
+static char *other_version(void);
 static void function_changed(Datum arg, int cacheid, uint32 hashvalue);
 static char *installed_version(Oid *extension);
 static const char *library_version(void);
@@ -63,13 +64,42 @@ es_version(PG_FUNCTION_ARGS)
 void
 EsCheckVersion(void)
 {
+	char *installed = other_version();
+
+	if (installed != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pg_eventsourcing is version %s in this database, but the loaded library is version %s",
+						installed, library_version()),
+				 is_older(installed, library_version())
+					 ? errhint("Run ALTER EXTENSION pg_eventsourcing UPDATE.")
+					 : errhint("Connect again to load the library that is installed now; if shared_preload_libraries names it, restart the server.")));
+}
+
+bool
+EsVersionFits(void)
+{
+	return other_version() == NULL;
+}
+
+bool
+EsInOwnScript(void)
+{
+	return creating_extension &&
+		CurrentExtensionObject == get_extension_oid("pg_eventsourcing", true);
+}
+
+/* Returns the version of the SQL objects if the library is not for them, else null. */
+static char *
+other_version(void)
+{
 	static bool registered = false;
 	uint32 current = changes;
 	char *installed;
 	Oid extension;
 
 	if (checked == changes || IsBinaryUpgrade)
-		return;
+		return NULL;
 	if (!registered)
 	{
 		CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
@@ -78,24 +108,12 @@ EsCheckVersion(void)
 
 	installed = installed_version(&extension);
 	if (installed == NULL || (creating_extension && CurrentExtensionObject == extension))
-		return;
+		return NULL;
 	if (strcmp(installed, library_version()) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pg_eventsourcing is version %s in this database, but the loaded library is version %s",
-						installed, library_version()),
-				 is_older(installed, library_version())
-					 ? errhint("Run ALTER EXTENSION pg_eventsourcing UPDATE.")
-					 : errhint("Connect again to load the library that is installed now; if shared_preload_libraries names it, restart the server.")));
+		return installed;
 	pfree(installed);
 	checked = current;
-}
-
-bool
-EsInOwnScript(void)
-{
-	return creating_extension &&
-		CurrentExtensionObject == get_extension_oid("pg_eventsourcing", true);
+	return NULL;
 }
 
 /* Has the next use look again. */

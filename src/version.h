@@ -15,6 +15,9 @@ extern char EsLibraryStamp[64];
 /* Raises an error unless the database has the SQL objects that this library is for. */
 extern void EsCheckVersion(void);
 
+/* Says whether it would not. */
+extern bool EsVersionFits(void);
+
 /* Says whether the script that installs or upgrades the extension is running. */
 extern bool EsInOwnScript(void);
 

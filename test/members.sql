@@ -165,7 +165,7 @@ WHERE value IS NOT NULL
 ORDER BY 1, 2, 3;
 
 SELECT format('SELECT %L, %L, %s FROM %s AS t ORDER BY 3', o.name, 'row',
-	CASE c.relkind WHEN 'r' THEN 't' ELSE 'concat_ws('' '', last_value, is_called)' END, o.objid::regclass)
+	CASE c.relkind WHEN 'r' THEN 't::text' ELSE 'concat_ws('' '', last_value, is_called)' END, o.objid::regclass)
 FROM object AS o JOIN pg_class AS c ON o.classid = 'pg_class'::regclass AND c.oid = o.objid
 WHERE c.relkind IN ('r', 'S') AND :'contents'
 ORDER BY o.name \gexec

@@ -73,6 +73,50 @@ foreach my $version (@old)
 	is($node->safe_psql($database, q(SELECT es.append('a', '1', 'A'))), '1', "$version: and works");
 }
 
+# Privileges that roles were granted stay as they are, and are dumped.
+sub initial_privileges
+{
+	my ($database) = @_;
+
+	return $node->safe_psql(
+		$database, q(
+SELECT pg_describe_object(classoid, objoid, objsubid), (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(initprivs) AS a)
+FROM pg_init_privs WHERE privtype = 'e' ORDER BY 1));
+}
+
+$node->safe_psql('postgres', 'CREATE ROLE app; CREATE ROLE clerk');
+foreach my $version (@old)
+{
+	my $database = "granted_$version";
+
+	$node->safe_psql('postgres', qq(CREATE DATABASE "$database"));
+	$node->safe_psql($database, "CREATE EXTENSION pg_eventsourcing VERSION '$version'");
+	$node->safe_psql(
+		$database, q(
+GRANT USAGE ON SCHEMA es TO app;
+GRANT SELECT, INSERT ON es.events TO app WITH GRANT OPTION;
+GRANT SELECT (position, version) ON es.events TO clerk;
+SET ROLE app;
+GRANT SELECT ON es.events TO clerk;
+RESET ROLE;
+GRANT USAGE ON SEQUENCE es.events_position_seq TO app;
+GRANT EXECUTE ON FUNCTION es.replays() TO app;
+GRANT SELECT ON es.projections TO app;));
+	my $grants = sub {
+		my ($dump) = run_command([ 'pg_dump', '-s', '-d', $node->connstr($database) ]);
+
+		return join "\n", sort grep { /^GRANT .* TO (app|clerk)/ } split /\n/, $dump;
+	};
+	my $before = $grants->();
+	is(scalar(split /\n/, $before), 8, "$version: privileges that are dumped");
+	$node->safe_psql($database, 'ALTER EXTENSION pg_eventsourcing UPDATE');
+	is($grants->(), $before, "$version: they are the same after an upgrade");
+	is(initial_privileges($database), initial_privileges('fresh'), "$version: and not the extension's");
+	$node->safe_psql($database, 'DROP OWNED BY app CASCADE; DROP OWNED BY clerk');
+	is_like($database, 'fresh', 'false', "$version: without them it equals a fresh installation");
+}
+$node->safe_psql('postgres', 'DROP ROLE app; DROP ROLE clerk');
+
 # What there is, read without the extension's functions.
 my $contents = q(
 SELECT 'log', count(*), md5(string_agg(e::text, '|' ORDER BY position)) FROM es.events AS e;
