@@ -22,7 +22,7 @@ SQL_FILES = $(SQL_MODULES:%=src/sql/%.sql)
 MAIN_SCRIPT = $(EXTENSION)--$(EXTVERSION).sql
 UPGRADE_SOURCE = $(wildcard upgrade/$(EXTENSION)--*--$(EXTVERSION).sql.in)
 UPGRADE_SCRIPT = $(patsubst upgrade/%.in,%,$(UPGRADE_SOURCE))
-DATA = $(sort $(wildcard upgrade/*.sql))
+DATA = $(sort $(wildcard upgrade/$(EXTENSION)--*.sql))
 DATA_built = $(MAIN_SCRIPT) $(UPGRADE_SCRIPT)
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
@@ -78,9 +78,9 @@ $(MAIN_SCRIPT): $(SQL_FILES) $(EXTENSION).control Makefile
 
 # Each upgrade replaces es.version(), even if nothing else: sessions take it as the
 # sign to compare their library with the version that is installed.
-$(UPGRADE_SCRIPT): %: upgrade/%.in upgrade/assemble.awk $(SQL_FILES) Makefile
+$(UPGRADE_SCRIPT): %: upgrade/%.in upgrade/end.sql upgrade/assemble.awk $(SQL_FILES) Makefile
 	@printf '%s\n' '\echo Use "ALTER EXTENSION $(EXTENSION) UPDATE" to load this file. \quit' '' \
-	   '--@ admin CREATE FUNCTION es.version' | cat - $< | awk -f upgrade/assemble.awk -v source=$< > $@.tmp
+	   '--@ admin CREATE FUNCTION es.version' | cat - $< upgrade/end.sql | awk -f upgrade/assemble.awk -v source=$< > $@.tmp
 	@mv $@.tmp $@
 
 endif
