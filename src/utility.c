@@ -153,7 +153,7 @@ watch_restore(void)
 {
 	static bool holding = false;
 
-	if (creating_extension || !IsTransactionState())
+	if (creating_extension || IsBinaryUpgrade || !IsTransactionState())
 		return;
 	if (!EsRestoreMarked())
 		holding = false;
