@@ -398,7 +398,8 @@ sub script
 			my $end = $self->rarely(3) ? 'COMMIT' : 'ROLLBACK';
 
 			$end = 'ROLLBACK' if $statement =~ /^(DROP (SCHEMA|EXTENSION|TABLE es|EVENT)|ALTER (EXTENSION|SEQUENCE)|ALTER TABLE es|TRUNCATE es|SELECT setval|CREATE (RULE|TRIGGER))/;
-			$text .= "BEGIN;\n$statement;\n$more;\n$end;\n";
+			# What changes rows of the extension's tables keeps out those who lock in its way.
+			$text .= "BEGIN;\n" . ($statement =~ /(?:UPDATE|DELETE FROM) (es\.\w+)/ ? "LOCK TABLE $1;\n" : '') . "$statement;\n$more;\n$end;\n";
 			next;
 		}
 		$text .= $statement =~ /\\\.\n$/ ? $statement : "$statement;\n";

@@ -164,7 +164,7 @@ sub start
 	local $ENV{PGDATABASE} = $run->{database};
 
 	append_to_file($script, script($call, $run->{expected}));
-	$node->safe_psql('postgres', "CREATE DATABASE $run->{database} TEMPLATE domain STRATEGY file_copy");
+	$node->safe_psql('postgres', "CREATE DATABASE $run->{database} TEMPLATE domain");
 	$run->{psql} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', "session=$number", '-f', $script ],
 		'<', \undef, '>', \$run->{stdout}, '2>', \$run->{stderr});
 	return $run;

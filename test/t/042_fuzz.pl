@@ -50,7 +50,7 @@ for (; time < $end && !$lost; $round++)
 {
 	my @running;
 
-	$node->safe_psql('postgres', "CREATE DATABASE fuzz$round TEMPLATE domain STRATEGY file_copy");
+	$node->safe_psql('postgres', "SET statement_timeout = 0; CREATE DATABASE fuzz$round TEMPLATE domain");
 	foreach my $n (0 .. $#roles)
 	{
 		my $fuzz = EsFuzz->new(($seed + $round) * 10 + $n, \@functions);
@@ -67,8 +67,8 @@ for (; time < $end && !$lost; $round++)
 		$session->{psql}->finish;
 		$lost++ if slurp_file($session->{stdout}) !~ /^END/m;
 	}
-	$node->psql('postgres', "ROLLBACK PREPARED 'fuzz'", on_error_die => 0) if $node->psql("fuzz$round", "ROLLBACK PREPARED 'fuzz'") != 0;
-	$node->psql('postgres', "DROP DATABASE fuzz$round WITH (FORCE)");
+	$node->psql("fuzz$round", "ROLLBACK PREPARED 'fuzz'");
+	$node->psql('postgres', "SET statement_timeout = 0; DROP DATABASE fuzz$round WITH (FORCE)");
 }
 is($lost, 0, 'no session has lost its server');
 note "seed $seed, $round rounds of " . @roles . " sessions with $statements statements";
