@@ -13,7 +13,8 @@
  * are events, the lock is kept to the end of the transaction, as the row is
  * changed; else it is given back.
  *
- * Waiting for events takes neither locks nor a transaction id.  The streams are
+ * Waiting for events takes neither locks nor a transaction id; a fetch that had
+ * to change a stream without events to deliver does not wait.  The streams are
  * looked at again when the high-water mark has moved, and from time to time,
  * because of leases that run out, playbacks, and parked events on their way back.
  *
@@ -30,6 +31,7 @@
 
 #include "argument.h"
 #include "catalog.h"
+#include "catalog/pg_collation_d.h"
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -98,6 +100,7 @@ typedef struct Fetch
 	bool ran_out;    /* its last lease was not given back */
 	bool has_parked; /* events of it are put aside */
 	bool changed;    /* its row was written */
+	bool stored;     /* the row of one that there are no events of was */
 	MemoryContext context;
 	int32 limit;      /* events wanted */
 	int32 count;      /* events found */
@@ -116,7 +119,7 @@ static EsQuery retry_query = {
 	" FROM es.subscription_parked AS p"
 	" JOIN es.events AS e ON e.position OPERATOR(pg_catalog.=) p.position"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
-	" AND NOT p.held AND NOT ($3 AND EXISTS (SELECT FROM es.subscription_parked AS h"
+	" AND NOT p.held AND NOT p.done AND NOT ($3 AND EXISTS (SELECT FROM es.subscription_parked AS h"
 	"  WHERE h.subscription OPERATOR(pg_catalog.=) p.subscription"
 	"  AND h.partition OPERATOR(pg_catalog.=) p.partition"
 	"  AND h.replayed OPERATOR(pg_catalog.=) p.replayed"
@@ -140,18 +143,18 @@ static EsQuery obstacle_query = {
 	"SELECT p.position OPERATOR(pg_catalog.=) $4 FROM es.subscription_parked AS p"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
 	" AND p.replayed OPERATOR(pg_catalog.=) $3"
-	" AND (p.position OPERATOR(pg_catalog.=) $4"
-	"  OR $5 AND p.position OPERATOR(pg_catalog.<) $4"
+	" AND (p.position OPERATOR(pg_catalog.=) $4 AND (NOT p.done OR p.stream OPERATOR(pg_catalog.=) $8)"
+	"  OR $5 AND p.position OPERATOR(pg_catalog.<) $4 AND NOT p.done"
 	"  AND p.aggregate_type OPERATOR(pg_catalog.=) $6 AND p.aggregate_id OPERATOR(pg_catalog.=) $7)"
 	" ORDER BY p.position DESC LIMIT 1",
-	7,
-	{TEXTOID, INT4OID, BOOLOID, INT8OID, BOOLOID, TEXTOID, TEXTOID}};
+	8,
+	{TEXTOID, INT4OID, BOOLOID, INT8OID, BOOLOID, TEXTOID, TEXTOID, INT4OID}};
 
 static EsQuery hold_query = {
 	"UPDATE es.subscription_parked AS p SET held = true, reason = $4,"
 	" parked_at = pg_catalog.clock_timestamp()"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
-	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held",
+	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held AND NOT p.done",
 	4,
 	{TEXTOID, INT4OID, INT8OID, TEXTOID}};
 
@@ -175,10 +178,12 @@ static bool receive_retry(TupleTableSlot *slot, DestReceiver *self);
 static void receive_startup(DestReceiver *self, int operation, TupleDesc desc);
 static void receive_nothing(DestReceiver *self);
 static Obstacle obstacle_of(Fetch *fetch, TupleTableSlot *slot, int64 position);
+static bool is_waiting(Fetch *fetch, Datum type, Datum id);
 static void put(Fetch *fetch, TupleTableSlot *slot, int32 attempt, bool replayed);
 static void lease(Fetch *fetch);
 static void store(Fetch *fetch, int64 up_to);
 static void park_waiting(Fetch *fetch);
+static void forget_passed(Fetch *fetch);
 static void store_gaps(Fetch *fetch, List *streams);
 
 ES_FUNCTION_INFO_V1(es_fetch);
@@ -210,7 +215,7 @@ es_fetch(PG_FUNCTION_ARGS)
 		fetch.subscription = EsSubscriptionFind(name);
 		streams = EsStreamsRead(name);
 		done = look_at_all(&fetch, streams, mark, &again);
-		if (!done && !again && now >= until)
+		if (!done && !again && (now >= until || fetch.stored))
 		{
 			store_gaps(&fetch, streams);
 			done = true;
@@ -374,6 +379,7 @@ blame(Fetch *fetch)
 	stream->error_position = position;
 	EsStreamWrite(stream);
 	fetch->changed = true;
+	fetch->stored = true;
 	fetch->ran_out = false;
 }
 
@@ -514,11 +520,13 @@ obstacle_of(Fetch *fetch, TupleTableSlot *slot, int64 position)
 	EsValue id = {.value = slot->tts_values[ES_EVENT_AGGREGATE_ID - 1]};
 	EsValue args[] = {EsValueText(fetch->subscription->name), EsValueInt32(stream->partition),
 					  EsValueBool(stream->kind == ES_STREAM_PLAYBACK), EsValueInt64(position),
-					  EsValueBool(fetch->subscription->wait), type, id};
+					  EsValueBool(fetch->subscription->wait), type, id, EsValueInt32(stream->id)};
 
 	SPI_connect();
 	if (EsQueryRun(&obstacle_query, args) > 0)
 		obstacle = EsQueryBool(0, 1) ? OBSTACLE_PARKED : OBSTACLE_WAITS;
+	else if (is_waiting(fetch, type.value, id.value))
+		obstacle = OBSTACLE_WAITS;
 	SPI_finish();
 	if (obstacle == OBSTACLE_WAITS)
 	{
@@ -532,6 +540,28 @@ obstacle_of(Fetch *fetch, TupleTableSlot *slot, int64 position)
 		MemoryContextSwitchTo(old);
 	}
 	return obstacle;
+}
+
+/*
+ * Says whether this fetch has put an event of the aggregate on the list.  The
+ * one that it waits for may have been finished with since then.
+ */
+static bool
+is_waiting(Fetch *fetch, Datum type, Datum id)
+{
+	ListCell *lc;
+
+	foreach(lc, fetch->waiting)
+	{
+		EsParked *event = lfirst(lc);
+
+		if (DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, id,
+												 event->aggregate_id.value)) &&
+			DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, type,
+												 event->aggregate_type.value)))
+			return true;
+	}
+	return false;
 }
 
 /* Adds an event to the result. */
@@ -568,6 +598,7 @@ lease(Fetch *fetch)
 	stream->expired += fetch->ran_out ? 1 : 0;
 	EsStreamWrite(stream);
 	park_waiting(fetch);
+	forget_passed(fetch);
 	if (fetch->retried != NULL)
 	{
 		EsValue args[] = {EsValueText(stream->subscription),
@@ -590,16 +621,18 @@ store(Fetch *fetch, int64 up_to)
 
 	park_waiting(fetch);
 	fetch->changed = true;
+	fetch->stored = true;
 	if (stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to)
-	{
 		EsStreamRemove(stream);
-		return;
+	else
+	{
+		stream->checkpoint = up_to;
+		stream->lease_until = 0;
+		stream->attempt = 0;
+		stream->expired = 0;
+		EsStreamWrite(stream);
 	}
-	stream->checkpoint = up_to;
-	stream->lease_until = 0;
-	stream->attempt = 0;
-	stream->expired = 0;
-	EsStreamWrite(stream);
+	forget_passed(fetch);
 }
 
 /* Puts the events into the line that wait for one that was put aside. */
@@ -612,6 +645,16 @@ park_waiting(Fetch *fetch)
 		EsStreamPark(fetch->stream, lfirst(lc), false, 0,
 					 "an earlier event of its aggregate was put aside");
 	fetch->waiting = NIL;
+}
+
+/* Forgets the events that were put aside, are finished with, and that the stream has passed. */
+static void
+forget_passed(Fetch *fetch)
+{
+	EsStream *stream = fetch->stream;
+
+	if (fetch->has_parked && stream->kind != ES_STREAM_RETRY)
+		EsStreamForget(stream->subscription, EsValueInt32(stream->partition));
 }
 
 /* Stores how far there was nothing to deliver, for the views and for other sessions. */
@@ -636,6 +679,7 @@ store_gaps(Fetch *fetch, List *streams)
 			continue;
 		}
 		fetch->stream = stream;
+		fetch->has_parked = EsStreamHasParked(stream);
 		store(fetch, seen->nothing_up_to);
 	}
 }

@@ -9,7 +9,8 @@
  *
  * The change is part of the caller's transaction.  If the consumer's work is
  * too, an event has been worked on exactly once: of two consumers that were
- * given it, one gets SE012.
+ * given it, one gets SE012.  If the transaction's snapshot is so old that it hides
+ * events delivered once more, it gets 40001.
  */
 #include "postgres.h"
 
@@ -24,9 +25,18 @@
 #include "version.h"
 
 static EsQuery retried_query = {
-	"DELETE FROM es.subscription_parked AS p"
+	"UPDATE es.subscription_parked AS p SET done = true"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
-	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held"
+	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held AND NOT p.done"
+	" AND p.position OPERATOR(pg_catalog.<=) $4",
+	4,
+	{TEXTOID, INT4OID, INT8OID, INT8OID}};
+
+/* Events delivered once more that are still waiting for an answer. */
+static EsQuery unanswered_query = {
+	"SELECT FROM es.subscription_parked AS p"
+	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
+	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held AND NOT p.done"
 	" AND p.position OPERATOR(pg_catalog.<=) $4",
 	4,
 	{TEXTOID, INT4OID, INT8OID, INT8OID}};
@@ -47,7 +57,7 @@ static EsQuery hold_query = {
 	" SET held = $5 OR p.attempts OPERATOR(pg_catalog.>=) $6,"
 	" reason = $7, parked_at = pg_catalog.clock_timestamp()"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
-	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held"
+	" AND p.lease_id OPERATOR(pg_catalog.=) $3 AND NOT p.held AND NOT p.done"
 	" AND p.position OPERATOR(pg_catalog.=) $4",
 	7,
 	{TEXTOID, INT4OID, INT8OID, INT8OID, BOOLOID, INT4OID, TEXTOID}};
@@ -81,6 +91,7 @@ es_ack(PG_FUNCTION_ARGS)
 	if (stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to)
 	{
 		EsStreamRemove(stream);
+		EsStreamForget(stream->subscription, EsValueInt32(stream->partition));
 		PG_RETURN_VOID();
 	}
 
@@ -172,7 +183,9 @@ forget_retried(const EsStream *stream, int64 up_to)
 
 	SPI_connect();
 	(void) EsQueryRun(&retried_query, args);
+	EsQueryCheckSnapshot(&unanswered_query, args);
 	SPI_finish();
+	EsStreamForget(stream->subscription, EsValueInt32(stream->partition));
 }
 
 /* Puts an event that was not handled aside, if its time has come. */
@@ -229,7 +242,10 @@ nack_retry(EsStream *stream, int64 position, const char *reason, bool put_aside)
 
 	SPI_connect();
 	if (EsQueryRun(&hold_query, args) == 0)
+	{
+		EsQueryCheckSnapshot(&unanswered_query, args);
 		not_fetched(stream, position);
+	}
 	SPI_finish();
 	stream->attempt = 0;
 }

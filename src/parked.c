@@ -35,7 +35,7 @@ static EsQuery retry_query = {
 	{TEXTOID, INT8OID}};
 
 static EsQuery discard_query = {
-	"DELETE FROM es.subscription_parked AS p"
+	"UPDATE es.subscription_parked AS p SET held = false, done = true"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.held"
 	" AND coalesce(p.position OPERATOR(pg_catalog.=) $2, true)",
 	2,
@@ -108,6 +108,7 @@ of_subscription(const EsSubscription *subscription, EsValue at_position, EsQuery
 	SPI_connect();
 	count = EsQueryRun(query, args);
 	SPI_finish();
+	EsStreamForget(subscription->name, EsValueNull());
 	return count;
 }
 

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "acting.h"
 #include "catalog.h"
 #include "executor/spi.h"
@@ -17,21 +18,36 @@
 #include "nodes/parsenodes.h"
 #include "query.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
-static void execute(EsQuery *query, const EsValue *args, DestReceiver *dest);
+static void execute(EsQuery *query, const EsValue *args, DestReceiver *dest, bool read_only);
 static SPIPlanPtr prepare(EsQuery *query);
 
 uint64
 EsQueryRun(EsQuery *query, const EsValue *args)
 {
-	execute(query, args, NULL);
+	execute(query, args, NULL, false);
 	return SPI_processed;
+}
+
+void
+EsQueryCheckSnapshot(EsQuery *query, const EsValue *args)
+{
+	if (!IsolationUsesXactSnapshot())
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	execute(query, args, NULL, true);
+	PopActiveSnapshot();
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent changes of the subscription")));
 }
 
 void
 EsQuerySend(EsQuery *query, const EsValue *args, DestReceiver *dest)
 {
-	execute(query, args, dest);
+	execute(query, args, dest, false);
 }
 
 EsValue
@@ -116,11 +132,16 @@ EsValueNull(void)
 	return (EsValue){.isnull = true};
 }
 
-/* Runs the query, which is prepared first unless it is already. */
+/*
+ * Runs the query, which is prepared first unless it is already; read_only: with
+ * the active snapshot.
+ */
 static void
-execute(EsQuery *query, const EsValue *args, DestReceiver *dest)
+execute(EsQuery *query, const EsValue *args, DestReceiver *dest, bool read_only)
 {
-	SPIExecuteOptions options = {.dest = dest, .must_return_tuples = dest != NULL};
+	SPIExecuteOptions options = {.dest = dest,
+								 .must_return_tuples = dest != NULL,
+								 .read_only = read_only};
 	EsActing acting;
 
 	options.params = makeParamList(query->nargs);

@@ -39,6 +39,12 @@ typedef struct EsValue
  */
 extern uint64 EsQueryRun(EsQuery *query, const EsValue *args);
 
+/*
+ * Raises 40001 if the query, which is for rows that the transaction was to change,
+ * finds some that its snapshot has hidden.
+ */
+extern void EsQueryCheckSnapshot(EsQuery *query, const EsValue *args);
+
 /* The same for a query whose rows go to a receiver. */
 extern void EsQuerySend(EsQuery *query, const EsValue *args, DestReceiver *dest);
 

@@ -15,6 +15,12 @@
  * (With the lock, rows are read and written without a query: that is a third of
  * what a fetch and its ack cost.)
  *
+ * Which events of a stream are not delivered by it, because they were put aside
+ * or wait for such a one, is said by es.subscription_parked.  Rows are added in
+ * transactions that change the stream's row.  They are removed when the event is
+ * finished with and the stream's checkpoint has passed it, not before: until
+ * then the stream can come across it again, after a lease that has run out.
+ *
  * An event belongs to a partition by a CRC of its aggregate: a function that is
  * the same on all platforms and in all versions, since the checkpoints of the
  * partitions mean nothing under another one.
@@ -106,11 +112,28 @@ typedef struct Rows
 
 static EsQuery park_query = {
 	"INSERT INTO es.subscription_parked AS p (subscription, partition, replayed, position,"
-	" aggregate_type, aggregate_id, held, attempts, reason, parked_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.clock_timestamp())"
-	" ON CONFLICT (subscription, partition, replayed, position) DO NOTHING",
-	9,
-	{TEXTOID, INT4OID, BOOLOID, INT8OID, TEXTOID, TEXTOID, BOOLOID, INT4OID, TEXTOID}};
+	" aggregate_type, aggregate_id, held, attempts, reason, stream, done, parked_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, false, pg_catalog.clock_timestamp())"
+	" ON CONFLICT (subscription, partition, replayed, position) DO UPDATE"
+	" SET stream = excluded.stream, held = excluded.held, done = false, attempts = excluded.attempts,"
+	" reason = excluded.reason, parked_at = excluded.parked_at"
+	" WHERE p.done AND p.stream OPERATOR(pg_catalog.<>) excluded.stream",
+	10,
+	{TEXTOID, INT4OID, BOOLOID, INT8OID, TEXTOID, TEXTOID, BOOLOID, INT4OID, TEXTOID, INT4OID}};
+
+static EsQuery forget_query = {
+	"DELETE FROM es.subscription_parked AS p USING"
+	" (SELECT d.partition, d.replayed, d.position FROM es.subscription_parked AS d"
+	"  WHERE d.subscription OPERATOR(pg_catalog.=) $1"
+	"  AND coalesce(d.partition OPERATOR(pg_catalog.=) $2, true) AND d.done"
+	"  AND NOT EXISTS (SELECT FROM es.subscription_stream AS t"
+	"   WHERE t.stream OPERATOR(pg_catalog.=) d.stream"
+	"   AND t.checkpoint OPERATOR(pg_catalog.<) d.position)"
+	"  FOR UPDATE SKIP LOCKED) AS f"
+	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) f.partition"
+	" AND p.replayed OPERATOR(pg_catalog.=) f.replayed AND p.position OPERATOR(pg_catalog.=) f.position",
+	2,
+	{TEXTOID, INT4OID}};
 
 static void key_text(Rows *rows, int key, AttrNumber column, const char *value);
 static void key_int32(Rows *rows, int key, AttrNumber column, int32 value);
@@ -369,10 +392,21 @@ EsStreamPark(const EsStream *stream, const EsParked *event, bool held, int32 att
 					  event->aggregate_id,
 					  EsValueBool(held),
 					  EsValueInt32(attempts),
-					  EsValueText(reason)};
+					  EsValueText(reason),
+					  EsValueInt32(stream->id)};
 
 	SPI_connect();
 	(void) EsQueryRun(&park_query, args);
+	SPI_finish();
+}
+
+void
+EsStreamForget(const char *subscription, EsValue partition)
+{
+	EsValue args[] = {EsValueText(subscription), partition};
+
+	SPI_connect();
+	(void) EsQueryRun(&forget_query, args);
 	SPI_finish();
 }
 

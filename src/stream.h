@@ -116,4 +116,10 @@ extern bool EsStreamHasParked(const EsStream *stream);
 extern void EsStreamPark(const EsStream *stream, const EsParked *event, bool held, int32 attempts,
 						 const char *reason);
 
+/*
+ * Forgets the events of a partition (null: of all) that are finished with and that
+ * the stream which has put them aside will not come across again.
+ */
+extern void EsStreamForget(const char *subscription, EsValue partition);
+
 #endif /* ES_STREAM_H */

@@ -59,13 +59,25 @@ static EsQuery stream_query = {
 static EsQuery drop_query = {
 	"DELETE FROM es.subscription AS s WHERE s.name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}};
 
-static EsQuery drop_streams_query = {
-	"DELETE FROM es.subscription_stream AS t WHERE t.subscription OPERATOR(pg_catalog.=) $1",
+static EsQuery drop_parked_query = {
+	"DELETE FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1",
 	1,
 	{TEXTOID}};
 
-static EsQuery drop_parked_query = {
-	"DELETE FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1",
+static EsQuery parked_query = {
+	"SELECT FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1",
+	1,
+	{TEXTOID}};
+
+static EsQuery drop_done_query = {
+	"DELETE FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1"
+	" AND p.done AND NOT p.replayed",
+	1,
+	{TEXTOID}};
+
+static EsQuery done_query = {
+	"SELECT FROM es.subscription_parked AS p WHERE p.subscription OPERATOR(pg_catalog.=) $1"
+	" AND p.done AND NOT p.replayed",
 	1,
 	{TEXTOID}};
 
@@ -83,6 +95,7 @@ static EsQuery common_query = {
 static void add_stream(const char *subscription, int32 partition, const char *kind,
 					   int64 checkpoint, const EsReadRange *playback, int64 up_to);
 static EsSubscription *open_owned(FunctionCallInfo fcinfo, const char *function);
+pg_noreturn static void does_not_exist(const char *name);
 static List *lock_streams(const EsSubscription *subscription);
 static int compare_ids(const ListCell *a, const ListCell *b);
 static ArrayType *common(ArrayType *a, ArrayType *b);
@@ -155,12 +168,15 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 {
 	EsSubscription *subscription = open_owned(fcinfo, "es.drop_subscription()");
 	EsValue args[] = {EsValueText(subscription->name)};
+	ListCell *lc;
 
 	SPI_connect();
-	(void) EsQueryRun(&drop_query, args);
-	(void) lock_streams(subscription);
-	(void) EsQueryRun(&drop_streams_query, args);
+	if (EsQueryRun(&drop_query, args) == 0)
+		does_not_exist(subscription->name);
+	foreach(lc, lock_streams(subscription))
+		EsStreamRemove(lfirst(lc));
 	(void) EsQueryRun(&drop_parked_query, args);
+	EsQueryCheckSnapshot(&parked_query, args);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -171,6 +187,7 @@ es_seek(PG_FUNCTION_ARGS)
 {
 	EsSubscription *subscription = open_owned(fcinfo, "es.seek()");
 	int64 to_position = PG_ARGISNULL(1) ? EsHighWaterMark() : PG_GETARG_INT64(1);
+	EsValue args[] = {EsValueText(subscription->name)};
 	ListCell *lc;
 
 	foreach(lc, lock_streams(subscription))
@@ -192,6 +209,10 @@ es_seek(PG_FUNCTION_ARGS)
 		stream->error_position = 0;
 		EsStreamWrite(stream);
 	}
+	SPI_connect();
+	(void) EsQueryRun(&drop_done_query, args);
+	EsQueryCheckSnapshot(&done_query, args);
+	SPI_finish();
 	PG_RETURN_VOID();
 }
 
@@ -218,9 +239,7 @@ es_playback(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	if (EsQueryRun(&keep_query, args) == 0)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_UNKNOWN_NAME),
-				 errmsg("subscription \"%s\" does not exist", subscription->name)));
+		does_not_exist(subscription->name);
 	range.filters[ES_READ_AGGREGATE_TYPES] =
 		common(EsListArgument(fcinfo, 3, "aggregate_types"),
 			   subscription->filters[ES_READ_AGGREGATE_TYPES]);
@@ -264,17 +283,34 @@ open_owned(FunctionCallInfo fcinfo, const char *function)
 	return subscription;
 }
 
+/* Somebody else has dropped the subscription meanwhile. */
+static void
+does_not_exist(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_UNKNOWN_NAME), errmsg("subscription \"%s\" does not exist", name)));
+}
+
 /* Locks a subscription's streams in the order of their ids; returns them as they are then. */
 static List *
 lock_streams(const EsSubscription *subscription)
 {
 	List *streams = EsStreamsRead(subscription->name);
+	List *locked = NIL;
 	ListCell *lc;
 
 	list_sort(streams, compare_ids);
 	foreach(lc, streams)
-		EsStreamLock(((EsStream *) lfirst(lc))->id);
-	return EsStreamsRead(subscription->name);
+	{
+		int32 id = ((EsStream *) lfirst(lc))->id;
+		EsStream *stream;
+
+		EsStreamLock(id);
+		stream = EsStreamRead(id);
+		if (stream != NULL)
+			locked = lappend(locked, stream);
+	}
+	return locked;
 }
 
 static int

@@ -59,15 +59,19 @@ COMMENT ON TABLE es.subscription_stream IS
 
 -- Events that were put aside (held), and those on their way back (not held): told to
 -- be retried, or later ones of an aggregate whose events wait for one that was put aside.
+-- One that is finished with stays (done) until the stream that has put it aside has
+-- passed its position: the stream would deliver it again.
 
 CREATE TABLE es.subscription_parked (
 	subscription   text COLLATE "C" NOT NULL,
 	partition      integer NOT NULL,
 	replayed       boolean NOT NULL,
 	position       bigint  NOT NULL,
+	stream         integer NOT NULL,
 	aggregate_type text COLLATE "C" NOT NULL,
 	aggregate_id   text COLLATE "C" NOT NULL,
 	held           boolean NOT NULL,
+	done           boolean NOT NULL,
 	attempts       integer NOT NULL,
 	lease_id       bigint,
 	reason         text,
@@ -77,7 +81,7 @@ CREATE TABLE es.subscription_parked (
 CREATE INDEX subscription_parked_aggregate_idx
 	ON es.subscription_parked (subscription, partition, replayed, aggregate_type, aggregate_id, position);
 CREATE INDEX subscription_parked_waiting_idx
-	ON es.subscription_parked (subscription, partition, position) WHERE NOT held;
+	ON es.subscription_parked (subscription, partition, position) WHERE NOT held AND NOT done;
 SELECT pg_catalog.pg_extension_config_dump('es.subscription_parked', '');
 
 COMMENT ON TABLE es.subscription_parked IS
@@ -221,7 +225,8 @@ SELECT s.name,
  WHERE t.kind <> 'retry'
     OR t.lease_until IS NOT NULL
     OR EXISTS (SELECT FROM es.subscription_parked AS p
-                WHERE p.subscription = t.subscription AND p.partition = t.partition AND NOT p.held);
+                WHERE p.subscription = t.subscription AND p.partition = t.partition
+                  AND NOT p.held AND NOT p.done);
 
 COMMENT ON VIEW es.subscriptions IS
 'Subscriptions: what is read of each partition (live; playback; retry: events that are delivered once more), up to where it is done, and who reads; lag is in positions';
