@@ -46,7 +46,7 @@
 #include "wakeup.h"
 
 #define CHUNK         10000 /* events that are applied together */
-#define POLL_INTERVAL 20    /* milliseconds between two looks at a checkpoint, unless the worker tells */
+#define POLL_INTERVAL 20    /* milliseconds between two looks, unless the worker tells */
 #define MAX_WAIT      100   /* also if it does: another session may run the projection */
 
 /* Bringing one projection up to date. */

@@ -91,7 +91,8 @@ wanted_database(Node *statement)
 
 	if (IsA(statement, DropdbStmt))
 		name = ((DropdbStmt *) statement)->dbname;
-	else if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+	else if (IsA(statement, RenameStmt) &&
+			 ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
 		name = ((RenameStmt *) statement)->subname;
 	else if (IsA(statement, AlterDatabaseStmt) &&
 			 option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)

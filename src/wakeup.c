@@ -68,7 +68,7 @@ typedef struct Hold
 
 typedef struct Shared
 {
-	slock_t mutex; /* of launcher, releases and holds, and of database, pid and latch of the slots */
+	slock_t mutex; /* of the following, and of the slots' database, pid and latch */
 	Latch *launcher;
 	uint32 releases;
 	int nslots;

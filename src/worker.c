@@ -52,7 +52,8 @@
 #include "worker.h"
 
 #define BATCH            10000 /* events that are applied to a projection in its turn */
-#define PAUSE            1     /* milliseconds between two looks at a mark that moves */
+#define PAUSE            1     /* milliseconds between two looks at a mark that moves ... */
+#define PAUSE_FACTOR     4     /* ... or so many times as long as a look takes */
 #define RUN_INTERVAL     5     /* milliseconds between two runs of the projections */
 #define PUBLISH_INTERVAL 100
 #define NOTIFY_INTERVAL  200
@@ -69,7 +70,7 @@
 /* Something that the worker does again and again. */
 typedef struct Task
 {
-	char *name;          /* what is done, or the projection that is run */
+	const char *name;    /* what is done, or the projection that is run */
 	TimestampTz next;    /* not before */
 	TimestampTz started; /* when it was done last */
 	int failures;        /* in a row */
@@ -190,11 +191,15 @@ work(void)
 	{
 		int64 before = mark;
 		long timeout = EsWorkerNaptime;
+		TimestampTz began;
+		long spent; /* milliseconds for the look */
 
 		handle_signals();
 		EsWakeupListen(true);
-		if (GetCurrentTimestamp() >= look_task.next)
+		began = GetCurrentTimestamp();
+		if (began >= look_task.next)
 			(void) attempt(&look_task, look);
+		spent = TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
 		if (mark != before)
 		{
 			EsWakeupListen(false);
@@ -204,7 +209,7 @@ work(void)
 		if (do_tasks())
 			continue;
 		if (mark != before)
-			timeout = PAUSE;
+			timeout = Max(PAUSE, Min(spent * PAUSE_FACTOR, MAX_FAST_DELAY));
 		else if (outstanding)
 			timeout = fruitless > SLOW_LOOKS ? SLOW_DELAY
 											 : Min(1 << Min(fruitless, 10), MAX_FAST_DELAY);
@@ -386,7 +391,7 @@ free_task(Task *task)
 {
 	if (task->error != NULL)
 		pfree(task->error);
-	pfree(task->name);
+	pfree(unconstify(char *, task->name));
 	pfree(task);
 }
 
@@ -486,8 +491,8 @@ handle_error(Task *task)
 	FreeErrorData(error);
 	AbortOutOfAnyTransaction();
 	FlushErrorState();
-	task->next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 Min(delay, by_lock ? MAX_LOCK_DELAY : MAX_RETRY_DELAY));
+	delay = Min(delay, by_lock ? MAX_LOCK_DELAY : MAX_RETRY_DELAY);
+	task->next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 	RESUME_INTERRUPTS();
 }
 
