@@ -4,16 +4,21 @@
  *
  * The schema and the tables are made by ordinary DDL as the current user, who
  * owns them and so must be allowed to: CREATE on the database, SELECT on the
- * state tables.  All tables are filled from one snapshot, taken once the last
+ * state tables.  They don't take over code of another role, which would run as the
+ * current user (foreign_code).  All tables are filled from one snapshot, taken once the last
  * state table is locked (as by a reader), so they fit together.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "acting.h"
 #include "argument.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class_d.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_statistic_ext_d.h"
 #include "catalog/pg_type_d.h"
 #include "commands/comment.h"
 #include "compat.h"
@@ -21,12 +26,17 @@
 #include "executor/spi.h"
 #include "fill.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/scansup.h"
 #include "past.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
 #include "version.h"
 
 /* A state table and the table that is to show it as it was. */
@@ -37,6 +47,16 @@ typedef struct Copy
 	Oid table;
 } Copy;
 
+/* Parts of a state table that must not come along, see foreign_code(). */
+typedef struct Code
+{
+	bool generated;
+	bool defaults;
+	bool checks;
+	bool indexes;
+	bool statistics;
+} Code;
+
 ES_FUNCTION_INFO_V1(es_create_environment);
 
 static List *all_projections(void);
@@ -44,6 +64,13 @@ static List *named_projections(ArrayType *names);
 static void add_projection(List **copies, EsProjection *projection);
 static void check_names(List *copies);
 static void create_table(Copy *copy, const char *schema);
+static Code foreign_code(Relation target);
+static bool has_foreign_index(Relation target);
+static bool has_foreign_statistics(Relation target);
+static bool attribute_may_do_harm(int cache, HeapTuple row, AttrNumber attribute);
+static bool may_do_harm(Node *node);
+static bool checks_domain(Node *node, void *context);
+static char *key_columns(Relation target);
 static int64 fill_table(Copy *copy, const EsMoment *moment);
 static void execute(const char *command);
 
@@ -192,11 +219,152 @@ create_table(Copy *copy, const char *schema)
 	char *like = quote_qualified_identifier(get_namespace_name(get_rel_namespace(copy->target)),
 											name);
 	char *comment = GetComment(copy->target, RelationRelationId, 0);
+	Relation target = table_open(copy->target, NoLock);
+	Code foreign = foreign_code(target);
+	char *key = foreign.indexes ? key_columns(target) : NULL;
+	Oid owner = target->rd_rel->relowner;
 
-	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL)", table, like));
+	table_close(target, NoLock);
+	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL%s%s%s%s%s%s)", table, like,
+					 foreign.generated ? " EXCLUDING GENERATED" : "",
+					 foreign.defaults ? " EXCLUDING DEFAULTS" : "",
+					 foreign.checks ? " EXCLUDING CONSTRAINTS" : "",
+					 foreign.indexes ? " EXCLUDING INDEXES" : "",
+					 foreign.statistics ? " EXCLUDING STATISTICS" : "",
+					 key != NULL ? psprintf(", PRIMARY KEY (%s)", key) : ""));
+	if (foreign.generated || foreign.checks || foreign.indexes || foreign.statistics)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" does not get all that its model has", name),
+				 errdetail("Code of role \"%s\" would run as the owner of the copy, so these are left out:%s%s%s%s.",
+						   GetUserNameFromId(owner, false),
+						   foreign.generated ? " [generation of columns]" : "",
+						   foreign.checks ? " [check constraints]" : "",
+						   foreign.indexes ? " [indexes but the primary key]" : "",
+						   foreign.statistics ? " [extended statistics]" : "")));
 	if (comment != NULL)
 		execute(psprintf("COMMENT ON TABLE %s IS %s", table, quote_literal_cstr(comment)));
 	copy->table = get_relname_relid(name, get_namespace_oid(schema, false));
+}
+
+/*
+ * Finds out which parts of a table are code that must not come along: with the
+ * new table it would run as the current user, now and later.  That is not what
+ * he has agreed to, unless its owner may do all that he may.  Built-in immutable
+ * functions do no harm.
+ */
+static Code
+foreign_code(Relation target)
+{
+	TupleConstr *constraints = RelationGetDescr(target)->constr;
+	Code foreign = {0};
+
+	if (has_privs_of_role(target->rd_rel->relowner, GetUserId()))
+		return foreign;
+	for (int i = 0; constraints != NULL && i < constraints->num_defval; i++)
+	{
+		AttrDefault *value = &constraints->defval[i];
+
+		if (!may_do_harm(stringToNode(value->adbin)))
+			continue;
+		if (TupleDescAttr(RelationGetDescr(target), value->adnum - 1)->attgenerated != '\0')
+			foreign.generated = true;
+		else
+			foreign.defaults = true;
+	}
+	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
+		if (may_do_harm(stringToNode(constraints->check[i].ccbin)))
+			foreign.checks = true;
+	foreign.indexes = has_foreign_index(target);
+	foreign.statistics = has_foreign_statistics(target);
+	return foreign;
+}
+
+/* Finds an index whose expressions or predicate may do harm. */
+static bool
+has_foreign_index(Relation target)
+{
+	bool found = false;
+	ListCell *lc;
+
+	foreach(lc, RelationGetIndexList(target))
+	{
+		HeapTuple index = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(index))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(lc));
+		if (attribute_may_do_harm(INDEXRELID, index, Anum_pg_index_indexprs) ||
+			attribute_may_do_harm(INDEXRELID, index, Anum_pg_index_indpred))
+			found = true;
+		ReleaseSysCache(index);
+	}
+	return found;
+}
+
+/* Finds extended statistics on expressions that may do harm. */
+static bool
+has_foreign_statistics(Relation target)
+{
+	bool found = false;
+	ListCell *lc;
+
+	foreach(lc, RelationGetStatExtList(target))
+	{
+		HeapTuple statistics = SearchSysCache1(STATEXTOID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(statistics))
+			elog(ERROR, "cache lookup failed for statistics object %u", lfirst_oid(lc));
+		if (attribute_may_do_harm(STATEXTOID, statistics, Anum_pg_statistic_ext_stxexprs))
+			found = true;
+		ReleaseSysCache(statistics);
+	}
+	return found;
+}
+
+/* Says whether a catalog's row holds an expression, or a list of them, that may do harm. */
+static bool
+attribute_may_do_harm(int cache, HeapTuple row, AttrNumber attribute)
+{
+	bool isnull;
+	Datum expression = SysCacheGetAttr(cache, row, attribute, &isnull);
+
+	return !isnull && may_do_harm(stringToNode(TextDatumGetCString(expression)));
+}
+
+/* Says whether expressions call what is not built in, or look at more than their arguments. */
+static bool
+may_do_harm(Node *node)
+{
+	return EsActingNeedsSettings(node) || checks_domain(node, NULL);
+}
+
+static bool
+checks_domain(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, CoerceToDomain) || expression_tree_walker(node, checks_domain, context);
+}
+
+/* Returns the columns of the primary key as SQL, or null. */
+static char *
+key_columns(Relation target)
+{
+	StringInfoData columns;
+	ListCell *lc;
+
+	initStringInfo(&columns);
+	foreach(lc, RelationGetIndexList(target))
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		for (int i = 0; index->rd_index->indisprimary && i < index->rd_index->indnkeyatts; i++)
+			appendStringInfo(&columns, "%s%s", i == 0 ? "" : ", ",
+							 quote_identifier(get_attname(RelationGetRelid(target),
+														  index->rd_index->indkey.values[i],
+														  false)));
+		index_close(index, AccessShareLock);
+	}
+	return columns.len == 0 ? NULL : columns.data;
 }
 
 /* Fills the table and returns the position of the last event read. */

@@ -6,7 +6,9 @@
  * which work_mem bounds; statements write storage beside the state table.  Then
  * one INSERT reads the rows as a relation, as the current user: so privileges,
  * row-level security, defaults, constraints, triggers and partitions of the
- * table are what they are for any INSERT.
+ * table are what they are for any INSERT.  Only if the current user may do all
+ * that the table's owner may, the rows of a fold are inserted as the owner:
+ * what a superuser fills can then not do more than its owner.
  */
 #include "postgres.h"
 
@@ -22,6 +24,7 @@
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
 #include "statement.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -56,6 +59,7 @@ static void add_generated(Fill *fill, Form_pg_attribute column);
 static void keep_part(const EsFoldedPart *part, void *arg);
 static void keep_state(EsStateEntry *entry, void *arg);
 static TupleTableSlot *complete(Fill *fill);
+static int64 insert_folded(Relation table, const char *columns, EphemeralNamedRelation folded);
 static int64 insert_rows(Relation table, const char *columns, const char *source,
 						 EphemeralNamedRelation given);
 static int64 run_statements(const EsFoldSpec *spec, Relation table, const char *columns,
@@ -99,7 +103,7 @@ fold(Fill *fill, Relation table, const char *columns, int64 *up_to_position)
 	folded->md.enrtype = ENR_NAMED_TUPLESTORE;
 	folded->md.enrtuples = tuplestore_tuple_count(fill->rows);
 	folded->reldata = fill->rows;
-	count = insert_rows(table, columns, FOLDED, folded);
+	count = insert_folded(table, columns, folded);
 
 	tuplestore_end(fill->rows);
 	ExecDropSingleTupleTableSlot(fill->completed);
@@ -250,6 +254,22 @@ complete(Fill *fill)
 															 &completed->tts_isnull[i]);
 	}
 	return ExecStoreVirtualTuple(completed);
+}
+
+/* Inserts the columns of all folded rows, as the table's owner if the current user may. */
+static int64
+insert_folded(Relation table, const char *columns, EphemeralNamedRelation folded)
+{
+	Oid owner = table->rd_rel->relowner;
+	EsActing acting;
+	int64 count;
+
+	if (owner == GetUserId() || !has_privs_of_role(GetUserId(), owner))
+		return insert_rows(table, columns, FOLDED, folded);
+	EsActingBegin(&acting, owner, NULL);
+	count = insert_rows(table, columns, FOLDED, folded);
+	EsActingEnd(&acting);
+	return count;
 }
 
 /* Inserts the columns of all rows of source, a relation's name in SQL, which may be a given one. */

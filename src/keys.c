@@ -132,7 +132,7 @@ es_replay_keys(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(keys->changed);
 }
 
-/* Reads the keys, each once. */
+/* Reads the keys, each once, as the projection's owner: its types may be domains of his. */
 static void
 read_keys(Keys *keys, ArrayType *texts)
 {
@@ -140,7 +140,9 @@ read_keys(Keys *keys, ArrayType *texts)
 	Datum *items;
 	bool *nulls;
 	int nitems;
+	EsActing acting;
 
+	EsActingBegin(&acting, keys->spec.projection->owner, NULL);
 	keys->spec.only = EsStatesCreate(key, 16);
 	deconstruct_array(texts, TEXTOID, -1, false, TYPALIGN_INT, &items, &nulls, &nitems);
 	for (int i = 0; i < nitems; i++)
@@ -155,6 +157,7 @@ read_keys(Keys *keys, ArrayType *texts)
 		values = EsRowTextParseKey(keys->rowtext, TextDatumGetCString(items[i]));
 		(void) EsStatesLookup(keys->spec.only, values, EsKeyHash(key, values), &is_new);
 	}
+	EsActingEnd(&acting);
 	keys->changes = palloc(sizeof(EsStateEntry *) * (nitems + 1));
 }
 

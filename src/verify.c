@@ -240,7 +240,7 @@ report_missing(EsStateEntry *entry, void *arg)
 	}
 }
 
-/* Adds a row to the result. */
+/* Adds a row to the result.  Casts to JSON may be the projection's owner's. */
 static void
 report(Verification *verification, const Datum *key, TupleTableSlot *actual,
 	   TupleTableSlot *expected)
@@ -249,12 +249,15 @@ report(Verification *verification, const Datum *key, TupleTableSlot *actual,
 	MemoryContext old = MemoryContextSwitchTo(verification->row);
 	Datum values[3] = {0};
 	bool nulls[3] = {false, actual == NULL, expected == NULL};
+	EsActing acting;
 
+	EsActingBegin(&acting, verification->spec.projection->owner, NULL);
 	values[0] = EsRowTextKey(rowtext, key);
 	if (actual != NULL)
 		values[1] = EsRowTextJsonb(rowtext, actual);
 	if (expected != NULL)
 		values[2] = EsRowTextJsonb(rowtext, expected);
+	EsActingEnd(&acting);
 	tuplestore_putvalues(verification->result->setResult, verification->result->setDesc, values,
 						 nulls);
 	MemoryContextSwitchTo(old);

@@ -58,7 +58,7 @@ RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'es_create_environment';
 
 COMMENT ON FUNCTION es.create_environment(text, bigint, timestamptz, text[]) IS
-'Creates a schema with a table like each state table (of the projections named only), filled with what the events up to one moment give: a position, a time, or now. The tables are the caller''s, with the indexes, constraints and comments of the state tables, and no projection keeps them';
+'Creates a schema with a table like each state table (of the projections named only), filled with what the events up to one moment give: a position, a time, or now. The tables are the caller''s, with the indexes, constraints and comments of the state tables as far as they are not code of another role, and no projection keeps them';
 
 CREATE FUNCTION es.verify_projection(projection text, apply text DEFAULT NULL)
 RETURNS TABLE (key text, actual jsonb, expected jsonb)
