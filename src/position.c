@@ -48,6 +48,12 @@
  * has been replayed up to the end of the backup.)  Nothing dumps that sequence:
  * in a database that is being restored it would come before the events.
  *
+ * A mark is right after a crash, too.  A position that was given out and then
+ * rolled back need not be in the WAL on disk, so the sequence could come to it
+ * once more; and whoever was told a mark above it would miss its event.  So the
+ * sequence's WAL is flushed before a mark is told.  (The sequence writes a record
+ * for every 32nd value only, and who commits flushes it anyway.)
+ *
  * A session that loads a dump into an empty log brings positions of its own.
  * It holds a tag, too, as long as it lasts (EsPositionHold), so that nobody
  * takes the sequence's value for settled before the events are there.
@@ -90,7 +96,7 @@ static void take_tag(Oid sequence);
 static void lock_publishing(bool lock);
 static bool published_mark(int64 *mark);
 static int64 last_value(Oid sequence);
-static FormData_pg_sequence_data read_sequence(Oid sequence);
+static FormData_pg_sequence_data read_sequence(Oid sequence, XLogRecPtr *lsn);
 static Oid owner_of(Oid relid);
 static void release_resources(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
 							  void *arg);
@@ -136,6 +142,8 @@ EsPositionLast(void)
 int64
 EsHighWaterMark(void)
 {
+	FormData_pg_sequence_data data;
+	XLogRecPtr lsn;
 	int64 mark;
 	LockData *locks;
 
@@ -150,7 +158,9 @@ EsHighWaterMark(void)
 		return mark;
 	}
 
-	mark = last_value(EsCatalogOid(ES_OBJECT_POSITION_SEQ));
+	data = read_sequence(EsCatalogOid(ES_OBJECT_POSITION_SEQ), &lsn);
+	mark = data.is_called ? data.last_value : data.last_value - 1;
+	XLogFlush(lsn);
 	locks = GetLockStatusData();
 	for (int i = 0; i < locks->nelements; i++)
 	{
@@ -303,7 +313,7 @@ lock_publishing(bool lock)
 static bool
 published_mark(int64 *mark)
 {
-	FormData_pg_sequence_data data = read_sequence(EsCatalogOid(ES_OBJECT_PUBLISHED_SEQ));
+	FormData_pg_sequence_data data = read_sequence(EsCatalogOid(ES_OBJECT_PUBLISHED_SEQ), NULL);
 
 	*mark = data.last_value;
 	return data.is_called;
@@ -313,14 +323,17 @@ published_mark(int64 *mark)
 static int64
 last_value(Oid sequence)
 {
-	FormData_pg_sequence_data data = read_sequence(sequence);
+	FormData_pg_sequence_data data = read_sequence(sequence, NULL);
 
 	return data.is_called ? data.last_value : data.last_value - 1;
 }
 
-/* Reads the sequence's page, because the SQL functions ask for the caller's rights. */
+/*
+ * Reads the sequence's page, because the SQL functions ask for the caller's
+ * rights.  *lsn (unless null) is set to the end of the page's last WAL record.
+ */
 static FormData_pg_sequence_data
-read_sequence(Oid sequence)
+read_sequence(Oid sequence, XLogRecPtr *lsn)
 {
 	Relation rel = relation_open(sequence, AccessShareLock);
 	Buffer buffer = ReadBuffer(rel, 0);
@@ -332,6 +345,8 @@ read_sequence(Oid sequence)
 	page = BufferGetPage(buffer);
 	tuple = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
 	memcpy(&data, (char *) tuple + tuple->t_hoff, sizeof(data));
+	if (lsn != NULL)
+		*lsn = PageGetLSN(page);
 	UnlockReleaseBuffer(buffer);
 	relation_close(rel, AccessShareLock);
 	return data;
