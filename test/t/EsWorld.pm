@@ -248,13 +248,13 @@ CREATE TEMP TABLE before AS
 SELECT aggregate_type, aggregate_id, max(version) AS version, max(position) AS position FROM es.events GROUP BY 1, 2;
 CREATE TEMP TABLE retried AS SELECT * FROM es.events WHERE event_type IN ('Paid', 'Ünïcode');
 SELECT count(*) FROM before WHERE es.append(aggregate_type, aggregate_id, 'Noted', '{"n": 5}', expected_version => version) <> version + 1;
-SELECT count(*) FROM before AS b JOIN es.events AS e USING (aggregate_type, aggregate_id)
+SELECT count(*) - (SELECT count(*) FROM before) FROM before AS b JOIN es.events AS e USING (aggregate_type, aggregate_id)
 WHERE e.version = b.version + 1 AND e.position > (SELECT max(position) FROM before);
 SELECT count(*) - count(*) FILTER (WHERE es.append(aggregate_type, aggregate_id, event_type, data, event_id => event_id) = version)
 FROM retried;
 SELECT es.append('new', '1', 'Noted', '{"n": 6}', expected_version => 0);
 SELECT es.high_water_mark() - max(position), (SELECT count(*) FROM es.read_all(max_count => NULL)) - count(*) FROM es.events;)),
-		"0\n19\n0\n1\n0|0",
+		"0\n0\n0\n1\n0|0",
 		"$name: versions, positions, retries and the mark go on");
 
 	foreach my $guarded (
@@ -307,8 +307,9 @@ sub _subscriptions_go_on
 
 	is( _ask($node, $database, "BEGIN; $drain COMMIT;
 SELECT name, replayed, count(*), count(DISTINCT position) FROM got WHERE position > $last GROUP BY 1, 2 ORDER BY 1, 2;
-SELECT count(*) FROM es.events WHERE position > $last AND event_type = 'Noted'"),
-		"auditor|f|20|20\nmailer|f|20|20\n20",
+"),
+		join("\n", map { "$_|f|" . _ask($node, $database,
+			"SELECT count(*), count(*) FROM es.events WHERE position > $last AND event_type = 'Noted'") } qw(auditor mailer)),
 		"$what: subscriptions deliver what is new, once");
 	is(_ask($node, $database, 'SELECT * FROM es.subscriptions WHERE lag > 0 OR lease_id IS NOT NULL'),
 		'', "$what: no subscription is behind");
