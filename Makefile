@@ -4,6 +4,7 @@
 #   make demo                               install what is missing, build, show the extension at work
 #   make check                              the same preparations, then every test
 #   make check-world                        with the tests that take long, on every PostgreSQL installed
+#   make sanitize                           regression tests with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make check-debian                       every test on newer releases of Debian, set up for it (as root)
 #   make lint                               warnings, layers, symbols, formatting
 #   make bench                              benchmarks, each against a baseline
@@ -36,7 +37,7 @@ PG_CONFIG ?= pg_config
 
 # These goals work before there is a PostgreSQL to ask, so they go without PGXS
 # (which has a `check` of its own).
-OUR_GOALS = demo check check-world check-debian lint bench
+OUR_GOALS = demo check check-world check-debian sanitize lint bench
 
 ifeq ($(if $(MAKECMDGOALS),$(filter-out $(OUR_GOALS),$(MAKECMDGOALS)),all),)
 
@@ -51,6 +52,9 @@ demo check check-world lint:
 
 check-debian:
 	@exec bash test/debian
+
+sanitize:
+	@$(SCRIPT_ENV) ES_SANITIZE=1 ES_TAP='040 041 042' exec bash test/check
 
 bench:
 	@$(SCRIPT_ENV) exec bash test/bench/run

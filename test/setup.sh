@@ -3,7 +3,7 @@
 # prepare PACKAGE... finds a PostgreSQL (or installs the distribution's) along
 # with a compiler and the given Debian packages, and says so first.
 # build copies the sources into a temporary directory, compiles them there
-# with -Werror and installs the result into a private copy of PostgreSQL's
+# with -Werror (with the sanitizers of gcc if ES_SANITIZE is set) and installs the result into a private copy of PostgreSQL's
 # programs in the same directory.  So nothing is written into the checkout or
 # into the system's PostgreSQL, no privileges are needed once the packages are
 # there, and servers that run on the machine are not touched.
@@ -312,7 +312,7 @@ make_work()
 # private copy of PostgreSQL under $WORK/pg; puts its programs first in PATH.
 build()
 {
-	local dir
+	local copt=-Werror
 
 	VERSION=$("$PG_CONFIG" --version)
 	say "Building pg_eventsourcing for $VERSION ($PG_CONFIG)."
@@ -324,8 +324,28 @@ build()
 	[ "$(id -u)" -ne 0 ] || chown -R "$RUNUSER" "$WORK"
 	export PATH="$BINDIR:$PATH"
 	cd "$WORK/src"
-	logged build as_user make -j2 PG_CONFIG="$PG_CONFIG" COPT=-Werror
-	logged install as_user make install PG_CONFIG="$PG_CONFIG" DESTDIR="$WORK/pg"
+	if [ -n "${ES_SANITIZE:-}" ]; then
+		copt='-fsanitize=address,undefined -fno-omit-frame-pointer -g'
+		sanitize
+	fi
+	logged build as_user make -j2 PG_CONFIG="$PG_CONFIG" COPT="$copt" ${ES_SANITIZE:+with_llvm=no}
+	logged install as_user make install PG_CONFIG="$PG_CONFIG" DESTDIR="$WORK/pg" ${ES_SANITIZE:+with_llvm=no}
+}
+
+# Puts a script in the place of the copied server, which starts it with the runtime of
+# AddressSanitizer.  PostgreSQL itself is not instrumented, and frees at the end of a
+# process what it has not freed: leaks are not looked for.
+sanitize()
+{
+	mv "$BINDIR/postgres" "$BINDIR/postgres.real"
+	cat >"$BINDIR/postgres" <<-END
+		#!/bin/bash
+		export LD_PRELOAD=$(gcc -print-file-name=libasan.so)
+		export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1:handle_segv=0
+		export UBSAN_OPTIONS=print_stacktrace=1
+		exec -a "\$0" "\$0.real" "\$@"
+	END
+	chmod 755 "$BINDIR/postgres"
 }
 
 # Copies PostgreSQL's programs, modules and support files to $WORK/pg.  They
