@@ -32,6 +32,9 @@ BEGIN
 	EXCEPTION WHEN OTHERS THEN
 		NULL;
 	END;
+	-- what stays behind in the session would be the next command's search_path
+	PERFORM set_config('search_path', 'evil', false), set_config('es.max_aggregate_locks', '7', false),
+			set_config('evil.left', place, false);
 	RETURN true;
 END $$;
 CREATE FUNCTION evil.same(place text, value text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
@@ -118,6 +121,11 @@ CREATE TRIGGER t_other BEFORE INSERT ON evil.other FOR EACH ROW EXECUTE FUNCTION
 RESET ROLE;
 
 -- What a superuser does with all that.
+CREATE FUNCTION pg_temp.left_behind() RETURNS TABLE (setting text, value text) LANGUAGE sql
+BEGIN ATOMIC
+	SELECT name, value FROM (VALUES ('evil.left', ''), ('search_path', '"$user", public'), ('es.max_aggregate_locks', '1000')) AS s (name, should),
+		   coalesce(current_setting(name, true), '') AS value WHERE value <> should;
+END;
 SELECT es.append('account', '1', 'X');
 SELECT version FROM es.append_events('account', '2', '[{"event_type": "X"}, {"event_type": "X"}]');
 SELECT version FROM es.append_batch('[{"aggregate_type": "account", "aggregate_id": "1", "event_type": "X"}, {"aggregate_type": "account", "aggregate_id": "3", "event_type": "X"}]');
@@ -125,6 +133,8 @@ INSERT INTO es.events (aggregate_type, aggregate_id, event_type) VALUES ('accoun
 COPY es.events (aggregate_type, aggregate_id, event_type) FROM stdin;
 account	5	X
 \.
+-- (and nothing of it stays behind in the session)
+SELECT * FROM pg_temp.left_behind();
 SELECT es.append('other', '1', 'Bad');
 \set SHOW_CONTEXT never
 SELECT es.run_projections('later');
@@ -175,8 +185,12 @@ SELECT count(*) FROM past.plain;
 SELECT count(*) FROM past.later;
 SELECT es.replay_into('evil', 'evil.other', as_of_position => 3);
 DROP TRIGGER t_after ON evil.state;
+SELECT es.drop_projection('evil');
+SELECT es.create_projection('evil', 'evil.state', 'evil.apply', key => $$evil.same('key', aggregate_id)$$, aggregate_types => '{account}');
 ALTER FUNCTION evil.later_apply RENAME TO later_apply_1;
 VACUUM ANALYZE evil.state;
+
+SELECT * FROM pg_temp.left_behind();
 
 -- (unless its owner may do all that the superuser may)
 ALTER ROLE regress_es_mallory SUPERUSER;

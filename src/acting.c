@@ -12,6 +12,9 @@
  * mention them.  A writer could give the owner's code his own type or table
  * that way, so the pinned search_path mentions them, last.
  *
+ * What that code itself sets is undone when it ends.  Or else it could leave its
+ * owner's search_path behind, for the next command of whoever has appended.
+ *
  * Setting a GUC costs more than folding an event, so only those that differ
  * are set, and callers pass no settings for code that can't depend on them.
  * Even looking GUCs up by name shows, so we remember what had to be set for the
@@ -80,7 +83,7 @@ EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 	ListCell *lc;
 
 	GetUserIdAndSecContext(&acting->userid, &acting->sec_context);
-	acting->guc_level = 0;
+	acting->guc_level = NewGUCNestLevel();
 	SetUserIdAndSecContext(role,
 						   acting->sec_context | SECURITY_LOCAL_USERID_CHANGE |
 							   SECURITY_RESTRICTED_OPERATION);
@@ -90,8 +93,6 @@ EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 	state = session_state();
 	if (!is_known(settings, &state))
 		find_changes(settings, &state);
-	if (known_changes != NIL)
-		acting->guc_level = NewGUCNestLevel();
 	foreach(lc, known_changes)
 	{
 		Change *change = lfirst(lc);
@@ -104,8 +105,7 @@ EsActingBegin(EsActing *acting, Oid role, ArrayType *settings)
 void
 EsActingEnd(EsActing *acting)
 {
-	if (acting->guc_level != 0)
-		AtEOXact_GUC(false, acting->guc_level);
+	AtEOXact_GUC(false, acting->guc_level);
 	SetUserIdAndSecContext(acting->userid, acting->sec_context);
 }
 

@@ -14,14 +14,14 @@ typedef struct EsActing
 {
 	Oid userid;
 	int sec_context;
-	int guc_level; /* 0: no setting was changed */
+	int guc_level; /* settings that are made above it are undone */
 } EsActing;
 
 /*
  * Becomes role, security-restricted, and gives the settings ("name=value", as
  * in pg_proc.proconfig; null for none) to what runs until EsActingEnd().  An
  * error in between needs no clean-up: the end of the (sub)transaction resets
- * both.
+ * both.  What settings the code itself makes is undone by EsActingEnd().
  */
 extern void EsActingBegin(EsActing *acting, Oid role, ArrayType *settings);
 extern void EsActingEnd(EsActing *acting);
