@@ -5,7 +5,10 @@
  * Databases.  Some commands want a database to themselves: to drop, rename,
  * move or copy it.  Its worker is in their way, and the user can't be asked to
  * stop it.  So it is ended before such a command, if the user may give it, and
- * may start again afterwards.
+ * may start again when the transaction has ended.
+ *
+ * Prepared transactions.  Whoever ends one tells the worker, for the writer is
+ * gone.
  *
  * Restoring.  While a dump is loaded into an empty log, the sequence of
  * positions can be set before the events are there, above all by pg_restore -j.
@@ -60,26 +63,17 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only,
 	ProcessUtility_hook_type process = next_hook == NULL ? standard_ProcessUtility : next_hook;
 	NodeTag tag = nodeTag(pstmt->utilityStmt);
 	Oid database = wanted_database(pstmt->utilityStmt);
+	bool ends_prepared = tag == T_TransactionStmt &&
+		((TransactionStmt *) pstmt->utilityStmt)->gid != NULL &&
+		((TransactionStmt *) pstmt->utilityStmt)->kind != TRANS_STMT_PREPARE;
 
-	if (!OidIsValid(database))
-		process(pstmt, query, read_only, context, params, environment, dest, completion);
-	else
-	{
+	if (OidIsValid(database))
 		EsWakeupHold(database);
-		PG_TRY();
-		{
-			process(pstmt, query, read_only, context, params, environment, dest, completion);
-		}
-		PG_CATCH();
-		{
-			EsWakeupRelease(database);
-			PG_RE_THROW();
-		}
-		PG_END_TRY();
-		EsWakeupRelease(database);
-	}
+	process(pstmt, query, read_only, context, params, environment, dest, completion);
 	if (tag == T_VariableSetStmt || tag == T_CreateExtensionStmt)
 		watch_restore();
+	if (ends_prepared)
+		EsWakeupWriterEnded();
 }
 
 /* Returns the database, if it has a worker, that the command wants to itself. */

@@ -27,6 +27,7 @@
 
 #include <signal.h>
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/atomics.h"
@@ -78,6 +79,7 @@ typedef struct Shared
 
 static Shared *shared = NULL;
 static Slot *own_slot = NULL; /* the worker's */
+static Oid held = InvalidOid; /* the database that this transaction holds */
 static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
 
@@ -87,6 +89,9 @@ static Size memory_size(void);
 static Slot *slot_of(Oid database);
 static void release_slot(int code, Datum arg);
 static void release_launcher(int code, Datum arg);
+static void set_hold(void);
+static void release_hold(void);
+static void release_at_end(XactEvent event, void *arg);
 static bool is_held(Oid database, TimestampTz now);
 static void wake_launcher(void);
 static pid_t stop(Oid database);
@@ -264,24 +269,18 @@ EsWakeupStop(Oid database)
 void
 EsWakeupHold(Oid database)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz end = TimestampTzPlusMilliseconds(now, STOP_TIME);
-	Hold *hold = NULL;
+	static bool registered = false;
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_TIME);
 	pid_t pid;
 
 	if (shared == NULL)
 		return;
-	SpinLockAcquire(&shared->mutex);
-	for (int i = 0; i < shared->nslots; i++)
-		if (shared->holds[i].database == database ||
-			(hold == NULL && shared->holds[i].until < now))
-			hold = &shared->holds[i];
-	if (hold != NULL)
-	{
-		hold->database = database;
-		hold->until = TimestampTzPlusMilliseconds(now, HOLD_TIME);
-	}
-	SpinLockRelease(&shared->mutex);
+	if (!registered)
+		RegisterXactCallback(release_at_end, NULL);
+	registered = true;
+	release_hold();
+	held = database;
+	set_hold();
 
 	pid = stop(database);
 	while (pid != 0 && BackendPidGetProc(pid) != NULL && GetCurrentTimestamp() < end)
@@ -291,20 +290,6 @@ EsWakeupHold(Oid database)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-}
-
-void
-EsWakeupRelease(Oid database)
-{
-	if (shared == NULL)
-		return;
-	SpinLockAcquire(&shared->mutex);
-	for (int i = 0; i < shared->nslots; i++)
-		if (shared->holds[i].database == database)
-			shared->holds[i] = (Hold){0};
-	shared->releases++;
-	SpinLockRelease(&shared->mutex);
-	wake_launcher();
 }
 
 uint32
@@ -395,6 +380,47 @@ release_launcher(int code, Datum arg)
 	SpinLockAcquire(&shared->mutex);
 	shared->launcher = NULL;
 	SpinLockRelease(&shared->mutex);
+}
+
+/* Notes that the database is held; if too many are, it isn't. */
+static void
+set_hold(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Hold *hold = NULL;
+
+	SpinLockAcquire(&shared->mutex);
+	for (int i = 0; i < shared->nslots; i++)
+		if (shared->holds[i].database == held || (hold == NULL && shared->holds[i].until < now))
+			hold = &shared->holds[i];
+	if (hold != NULL)
+	{
+		hold->database = held;
+		hold->until = TimestampTzPlusMilliseconds(now, HOLD_TIME);
+	}
+	SpinLockRelease(&shared->mutex);
+}
+
+static void
+release_hold(void)
+{
+	if (!OidIsValid(held))
+		return;
+	SpinLockAcquire(&shared->mutex);
+	for (int i = 0; i < shared->nslots; i++)
+		if (shared->holds[i].database == held)
+			shared->holds[i] = (Hold){0};
+	shared->releases++;
+	SpinLockRelease(&shared->mutex);
+	held = InvalidOid;
+	wake_launcher();
+}
+
+static void
+release_at_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		release_hold();
 }
 
 /* The caller has the spinlock. */

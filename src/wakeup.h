@@ -73,13 +73,12 @@ extern bool EsWakeupIsHeld(Oid database);
 extern void EsWakeupStop(Oid database);
 
 /*
- * Lets no worker into the database until EsWakeupRelease() (or some seconds
- * later), and ends the one that is there.
+ * Lets no worker into the database until the transaction has ended, though not
+ * for longer than some seconds, and ends the one that is there.
  */
 extern void EsWakeupHold(Oid database);
-extern void EsWakeupRelease(Oid database);
 
-/* Returns a number that changes with every EsWakeupRelease(). */
+/* Returns a number that changes whenever a database is not held any more. */
 extern uint32 EsWakeupReleases(void);
 
 #endif /* ES_WAKEUP_H */

@@ -3,8 +3,8 @@
  *	  The worker of a database: wakes who waits, runs the async projections.
  *
  * The worker looks at the high-water mark whenever a writer's transaction has
- * ended (wakeup.c), and in between while positions are still outstanding,
- * because COMMIT PREPARED doesn't tell.  When the mark has moved it
+ * ended (wakeup.c), and now and then while positions are outstanding, should
+ * one have ended without a word.  When the mark has moved it
  *
  * - wakes the sessions that wait for that,
  * - publishes the mark for hot standbys,
@@ -59,7 +59,7 @@
 #define NOTIFY_INTERVAL  200
 #define BUSY_DELAY       100 /* milliseconds until a locked projection is tried again */
 #define MIN_RETRY_DELAY  100 /* the same after an error; doubled each time */
-#define MAX_RETRY_DELAY  60000
+#define MAX_RETRY_DELAY  10000
 #define MAX_LOCK_DELAY   2000   /* the same if a lock was the matter */
 #define PATIENCE         3      /* failures for a lock that are not logged */
 #define LOG_INTERVAL     600000 /* milliseconds until the same error is logged again */
