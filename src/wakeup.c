@@ -78,8 +78,8 @@ typedef struct Shared
 } Shared;
 
 static Shared *shared = NULL;
-static Slot *own_slot = NULL; /* the worker's */
-static Oid held = InvalidOid; /* the database that this transaction holds */
+static Slot *own_slot = NULL;          /* the worker's */
+static Oid held_database = InvalidOid; /* by this transaction */
 static shmem_request_hook_type next_request_hook = NULL;
 static shmem_startup_hook_type next_startup_hook = NULL;
 
@@ -279,7 +279,7 @@ EsWakeupHold(Oid database)
 		RegisterXactCallback(release_at_end, NULL);
 	registered = true;
 	release_hold();
-	held = database;
+	held_database = database;
 	set_hold();
 
 	pid = stop(database);
@@ -391,11 +391,11 @@ set_hold(void)
 
 	SpinLockAcquire(&shared->mutex);
 	for (int i = 0; i < shared->nslots; i++)
-		if (shared->holds[i].database == held || (hold == NULL && shared->holds[i].until < now))
+		if (shared->holds[i].database == held_database || (hold == NULL && shared->holds[i].until < now))
 			hold = &shared->holds[i];
 	if (hold != NULL)
 	{
-		hold->database = held;
+		hold->database = held_database;
 		hold->until = TimestampTzPlusMilliseconds(now, HOLD_TIME);
 	}
 	SpinLockRelease(&shared->mutex);
@@ -404,15 +404,15 @@ set_hold(void)
 static void
 release_hold(void)
 {
-	if (!OidIsValid(held))
+	if (!OidIsValid(held_database))
 		return;
 	SpinLockAcquire(&shared->mutex);
 	for (int i = 0; i < shared->nslots; i++)
-		if (shared->holds[i].database == held)
+		if (shared->holds[i].database == held_database)
 			shared->holds[i] = (Hold){0};
 	shared->releases++;
 	SpinLockRelease(&shared->mutex);
-	held = InvalidOid;
+	held_database = InvalidOid;
 	wake_launcher();
 }
 

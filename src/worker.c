@@ -235,7 +235,10 @@ tell(void)
 static void
 wait_for_writers(long timeout, int *fruitless)
 {
-	(void) pgstat_report_stat(false);
+	long unreported = pgstat_report_stat(false);
+
+	if (unreported > 0)
+		timeout = Min(timeout, unreported);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if ((WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
 				   PG_WAIT_EXTENSION) &
