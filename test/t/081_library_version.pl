@@ -160,16 +160,24 @@ $session->finish;
 fails_like('other', $append, $update, 'each database has its version');
 is($node->safe_psql('other', "ALTER EXTENSION pg_eventsourcing UPDATE; $append"), '2', 'upgraded and used in one session');
 
-# A server that has loaded the library before it was replaced.
+# A server that has loaded the library before it was replaced, and its worker.
+$node->safe_psql(
+	'app', q(
+CREATE TABLE later (id text PRIMARY KEY, n bigint);
+CREATE FUNCTION later_apply(state later, event es.events) RETURNS later LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 1)::later;
+SELECT es.create_projection('later', 'later', 'later_apply', mode => 'async');));
 install_library($version);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_eventsourcing'\n");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_eventsourcing'\nes.worker_databases = 'app'\n");
 $node->restart;
 like($node->safe_psql('app', 'SELECT es.version()'), qr/^\Q$version\E$/, 'the old library is preloaded');
 fails_like('app', $append, qr/ERROR:  55000: .*HINT:  Connect again.*restart the server/s, 'a restart is due');
+$node->wait_for_log(qr/is version 99\.0 in this database.*\n.*restart the server.*\n.*CONTEXT:  worker/);
 install_library('99.0');
 fails_like('app', $append, qr/ERROR:  55000: .*HINT:  Connect again.*restart the server/s, 'with the new one on disk, too');
 $node->restart;
 is($node->safe_psql('app', $append), '6', 'after which all is well');
+ok($node->poll_query_until('app', 'SELECT count(*) = 2 FROM account JOIN later USING (id, n)'), 'with the worker, too');
 
 $node->stop;
 done_testing();
