@@ -194,6 +194,7 @@ sub contents
 		'the checkpoints' => 'SELECT c::text FROM es.projection_checkpoint AS c ORDER BY projection',
 		'the parked events' => 'SELECT p::text FROM es.projection_parked AS p ORDER BY projection, position',
 		'the subscriptions' => 'SELECT s::text FROM es.subscriptions AS s ORDER BY name, partition, kind',
+		'the writers' => 'SELECT w::text FROM es.writer AS w ORDER BY 1',
 		'their rows' => 'SELECT s::text FROM es.subscription AS s ORDER BY name',
 		'their streams' => 'SELECT s::text FROM es.subscription_stream AS s ORDER BY stream',
 		'their parked events' => 'SELECT p::text FROM es.subscription_parked AS p ORDER BY subscription, position',
@@ -343,9 +344,9 @@ sub _definitions
 {
 	my $sql = q(
 CREATE EXTENSION pg_eventsourcing;
-GRANT USAGE ON SCHEMA es TO es_keeper, es_reader;
-GRANT SELECT, INSERT ON es.events TO es_keeper;
-GRANT SELECT ON es.events, es.projections TO es_reader;
+SELECT es.grant_reader('es_keeper'), es.grant_reader('es_reader');
+SELECT es.grant_writer('es_keeper', '{order}');
+GRANT INSERT ON es.events TO es_keeper;
 CREATE SCHEMA bank;
 GRANT ALL ON SCHEMA bank, public TO es_keeper;
 
