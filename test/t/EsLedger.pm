@@ -195,7 +195,7 @@ sub _transaction
 	  if $kind == 5;
 	return _told("BEGIN\\; $two\\; ROLLBACK", 'done', $name) if $kind == 7;
 	return _told("BEGIN\\; $two\\; PREPARE TRANSACTION '$name'", 'prepared', $name,
-		_told(($keep ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name'", 'done', $name));
+		'SELECT pg_sleep(random() * 0.03);' . "\n" . _told(($keep ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name'", 'done', $name));
 }
 
 # Returns an event's data.
