@@ -20,7 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $seconds = $ENV{ES_LONG} ? 20 : 4; # before the crash, and after it
+my $seconds = $ENV{ES_LONG} ? 20 : 3; # before the crash, and after it
 my $writers = $ENV{ES_LONG} ? 16 : 8;
 my $seed = $ENV{ES_SEED} || int rand 1_000_000;
 my @deaths = (0, 0);
