@@ -23,7 +23,8 @@
  * of the log, which nothing changes: no events for the stream in that range.
  *
  * Events that consumers can't cope with.  If leases run out again and again,
- * each is for half as many events as the one before, until it is for one.  If
+ * each is for half as many events as the one before, until it is for one; they
+ * are so small until all that was delivered in vain is acknowledged.  If
  * that runs out as often as max_attempts says, it is clear which event is to
  * blame, and it is put aside.
  */

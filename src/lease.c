@@ -95,12 +95,18 @@ es_ack(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	/* What the lease had above the new checkpoint counts as delivered once. */
+	/*
+	 * What the lease had above the new checkpoint counts as delivered once.  If
+	 * leases have run out, the event to blame is still there, and the next lease
+	 * is for no more events than this one.
+	 */
 	if (stream->kind == ES_STREAM_RETRY || up_to >= delivered)
+	{
 		stream->attempt = 0;
+		stream->expired = 0;
+	}
 	else if (up_to > stream->checkpoint)
 		stream->attempt = 1;
-	stream->expired = 0;
 	if (stream->kind != ES_STREAM_RETRY)
 		stream->checkpoint = Max(stream->checkpoint, up_to);
 	if (stream->error_position <= up_to)
