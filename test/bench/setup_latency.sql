@@ -1,0 +1,3 @@
+-- What has come to a consumer, and how long after it was recorded.
+CREATE TABLE delivered (took interval);
+SELECT es.create_subscription('delivered');
