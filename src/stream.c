@@ -165,7 +165,7 @@ EsSubscriptionRead(const char *name)
 		heap_deform_tuple(tuple, RelationGetDescr(rows.table), values, nulls);
 		subscription = palloc0(sizeof(EsSubscription));
 		subscription->name = pstrdup(name);
-		subscription->owner = TextDatumGetCString(values[SUBSCRIPTION_OWNER]);
+		subscription->owner = DatumGetObjectId(values[SUBSCRIPTION_OWNER]);
 		subscription->partitions = DatumGetInt32(values[SUBSCRIPTION_PARTITIONS]);
 		if (!nulls[SUBSCRIPTION_MAX_ATTEMPTS])
 			subscription->max_attempts = DatumGetInt32(values[SUBSCRIPTION_MAX_ATTEMPTS]);
@@ -194,14 +194,12 @@ EsSubscriptionFind(const char *name)
 void
 EsSubscriptionCheckOwner(const EsSubscription *subscription)
 {
-	Oid role = get_role_oid(subscription->owner, true);
-
-	if (superuser() || (OidIsValid(role) && has_privs_of_role(GetUserId(), role)))
+	if (superuser() ||
+		(OidIsValid(subscription->owner) && has_privs_of_role(GetUserId(), subscription->owner)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("must be owner of subscription \"%s\"", subscription->name),
-			 errdetail("It belongs to the role \"%s\".", subscription->owner)));
+			 errmsg("must be owner of subscription \"%s\"", subscription->name)));
 }
 
 void

@@ -50,7 +50,7 @@ typedef struct EsStream
 typedef struct EsSubscription
 {
 	char *name;
-	char *owner;
+	Oid owner; /* invalid: the role does not exist */
 	ArrayType *filters[ES_READ_NFILTERS];
 	int32 partitions;
 	int32 max_attempts; /* 0: no limit */

@@ -40,7 +40,7 @@ typedef struct Count
 static EsQuery create_query = {
 	"INSERT INTO es.subscription AS s (name, owner, aggregate_types, event_types, sources,"
 	" partitions, max_attempts, after_park, created_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())"
+	" VALUES ($1, $2::es.role, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())"
 	" ON CONFLICT (name) DO NOTHING",
 	8,
 	{TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID, TEXTOID}};

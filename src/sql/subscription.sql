@@ -3,7 +3,7 @@
 
 CREATE TABLE es.subscription (
 	name            text COLLATE "C" NOT NULL,
-	owner           text COLLATE "C" NOT NULL,
+	owner           es.role NOT NULL,
 	aggregate_types text[],
 	event_types     text[],
 	sources         text[],
@@ -16,7 +16,7 @@ CREATE TABLE es.subscription (
 SELECT pg_catalog.pg_extension_config_dump('es.subscription', '');
 
 COMMENT ON TABLE es.subscription IS
-'Subscriptions; read it through the view es.subscriptions. owner is a name, not an OID, so that a dump can be restored where the role does not exist';
+'Subscriptions; read it through the view es.subscriptions';
 
 -- What is read of a subscription, each with a checkpoint and a lease of its own: a
 -- partition of the live log, a partition of a playback (up to up_to, with filters of
@@ -200,7 +200,10 @@ SELECT s.name,
        t.checkpoint,
        t.up_to,
        CASE WHEN t.kind = 'playback' THEN t.up_to - t.checkpoint
-            WHEN t.kind = 'live' THEN greatest((SELECT es.high_water_mark()) - t.checkpoint, 0)
+            WHEN t.kind = 'live' AND (NOT pg_catalog.pg_is_in_recovery() OR
+                 (SELECT m.is_called FROM es.published_mark_seq AS m))
+            THEN greatest((SELECT m - greatest(t.checkpoint, m >> 48 << 48)
+                             FROM es.high_water_mark() AS m), 0)
        END AS lag,
        CASE WHEN t.lease_until IS NOT NULL THEN t.consumer END AS consumer,
        CASE WHEN t.lease_until IS NOT NULL THEN t.lease_id END AS lease_id,
@@ -211,7 +214,7 @@ SELECT s.name,
        (SELECT count(*) FROM es.subscription_parked AS p
          WHERE p.subscription = t.subscription AND p.partition = t.partition
            AND p.replayed = (t.kind = 'playback') AND p.held) AS parked,
-       s.owner,
+       s.owner::pg_catalog.text AS owner,
        s.partitions,
        s.max_attempts,
        s.after_park,
