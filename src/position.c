@@ -61,6 +61,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "acting.h"
@@ -74,6 +75,8 @@
 #include "position.h"
 #include "storage/bufmgr.h"
 #include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -95,6 +98,7 @@ static bool tag_ended = false;
 static void take_tag(Oid sequence);
 static void lock_publishing(bool lock);
 static bool published_mark(int64 *mark);
+static int64 least_in_flight(int64 mark);
 static int64 last_value(Oid sequence);
 static FormData_pg_sequence_data read_sequence(Oid sequence, XLogRecPtr *lsn);
 static Oid owner_of(Oid relid);
@@ -145,7 +149,6 @@ EsHighWaterMark(void)
 	FormData_pg_sequence_data data;
 	XLogRecPtr lsn;
 	int64 mark;
-	LockData *locks;
 
 	if (RecoveryInProgress())
 	{
@@ -161,21 +164,42 @@ EsHighWaterMark(void)
 	data = read_sequence(EsCatalogOid(ES_OBJECT_POSITION_SEQ), &lsn);
 	mark = data.is_called ? data.last_value : data.last_value - 1;
 	XLogFlush(lsn);
-	locks = GetLockStatusData();
-	for (int i = 0; i < locks->nelements; i++)
-	{
-		LOCKTAG *tag = &locks->locks[i].locktag;
-		int64 bound;
+	return least_in_flight(mark);
+}
 
-		if (tag->locktag_type != LOCKTAG_ADVISORY ||
-			tag->locktag_field4 != ES_LOCK_IN_FLIGHT ||
-			tag->locktag_field1 != MyDatabaseId)
-			continue;
-		bound = (int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3);
-		mark = Min(mark, bound);
+/*
+ * Returns the least of the mark and what the tags of this database say.  Looks
+ * at one part of the lock table after the other, holding the lock on that part for
+ * a fraction of a microsecond, so that many readers don't keep writers
+ * waiting.  A tag that it misses was released before its part was looked at, or
+ * taken later than that, and either is all right (see above).  A prepared
+ * transaction's locks change their owner under the lock on their part.
+ */
+static int64
+least_in_flight(int64 mark)
+{
+	int nprocs = ProcGlobal->allProcCount + max_prepared_xacts;
+
+	for (int part = 0; part < NUM_LOCK_PARTITIONS; part++)
+	{
+		LWLock *lock = LockHashPartitionLockByIndex(part);
+
+		LWLockAcquire(lock, LW_SHARED);
+		for (int i = 0; i < nprocs; i++)
+			for (PROCLOCK *held = EsNextProcLock(&ProcGlobal->allProcs[i], part, NULL);
+				 held != NULL; held = EsNextProcLock(&ProcGlobal->allProcs[i], part, held))
+			{
+				const LOCKTAG *tag = &held->tag.myLock->tag;
+
+				if (tag->locktag_type == LOCKTAG_ADVISORY &&
+					tag->locktag_field4 == ES_LOCK_IN_FLIGHT &&
+					tag->locktag_field1 == MyDatabaseId)
+					mark =
+						Min(mark,
+							(int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3));
+			}
+		LWLockRelease(lock);
 	}
-	pfree(locks->locks);
-	pfree(locks);
 	return mark;
 }
 
