@@ -95,6 +95,8 @@ typedef struct Fetch
 	FunctionCallInfo fcinfo;
 	char *consumer; /* or null */
 	int32 max_count;
+	int64 mark;       /* up to which the log is settled */
+	bool mark_is_new; /* and it was computed by this look at the streams */
 
 	/* of the stream that is looked at */
 	EsStream *stream;
@@ -167,12 +169,14 @@ static EsQuery aggregate_query = {
 
 static void init_fetch(Fetch *fetch, FunctionCallInfo fcinfo);
 static TimestampTz wait_until(FunctionCallInfo fcinfo);
-static bool look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again);
+static bool look_at_all(Fetch *fetch, List *streams, bool *again);
 static bool is_leased(const EsStream *stream);
-static bool look_at(Fetch *fetch, int64 mark, bool *again);
+static bool look_at(Fetch *fetch, bool *again);
 static void blame(Fetch *fetch);
 static void expect(Fetch *fetch);
-static void read_log(Fetch *fetch, int64 mark);
+static void read_log(Fetch *fetch);
+static bool is_settled(Fetch *fetch, EsReadRange *range);
+static void refresh_mark(Fetch *fetch);
 static void read_retries(Fetch *fetch);
 static bool receive(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_retry(TupleTableSlot *slot, DestReceiver *self);
@@ -208,14 +212,15 @@ es_fetch(PG_FUNCTION_ARGS)
 	do
 	{
 		MemoryContext old = MemoryContextSwitchTo(fetch.context);
-		int64 mark = EsHighWaterMark();
 		TimestampTz now = GetCurrentTimestamp();
 		List *streams;
 		bool again = false;
 
+		fetch.mark = EsHighWaterMarkKnown();
+		fetch.mark_is_new = false;
 		fetch.subscription = EsSubscriptionFind(name);
 		streams = EsStreamsRead(name);
-		done = look_at_all(&fetch, streams, mark, &again);
+		done = look_at_all(&fetch, streams, &again);
 		if (!done && !again && (now >= until || fetch.stored))
 		{
 			store_gaps(&fetch, streams);
@@ -224,8 +229,12 @@ es_fetch(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(fetch.context);
 		if (!done && !again)
-			(void) EsHighWaterMarkWait(mark,
+		{
+			if (!fetch.mark_is_new)
+				refresh_mark(&fetch);
+			(void) EsHighWaterMarkWait(fetch.mark,
 									   Min(until, TimestampTzPlusMilliseconds(now, LOOK_AGAIN)));
+		}
 		CHECK_FOR_INTERRUPTS();
 	} while (!done);
 	MemoryContextDelete(fetch.context);
@@ -275,8 +284,9 @@ wait_until(FunctionCallInfo fcinfo)
  * none, but as much was put into the waiting line as is done at once.
  */
 static bool
-look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again)
+look_at_all(Fetch *fetch, List *streams, bool *again)
 {
+	bool retries = EsSubscriptionHasRetries(fetch->subscription);
 	ListCell *lc;
 
 	foreach(lc, streams)
@@ -285,7 +295,8 @@ look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again)
 		int32 id = stream->id;
 
 		CHECK_FOR_INTERRUPTS();
-		if (is_leased(stream) || (stream->kind == ES_STREAM_RETRY && !EsStreamHasParked(stream)) ||
+		if (is_leased(stream) ||
+			(stream->kind == ES_STREAM_RETRY && !(retries && EsStreamHasParked(stream))) ||
 			!EsStreamTryLock(id))
 			continue;
 		fetch->changed = false;
@@ -293,7 +304,7 @@ look_at_all(Fetch *fetch, List *streams, int64 mark, bool *again)
 		if (fetch->stream != NULL && !is_leased(fetch->stream))
 		{
 			lfirst(lc) = fetch->stream;
-			if (look_at(fetch, mark, again))
+			if (look_at(fetch, again))
 				return true;
 		}
 		if (!fetch->changed)
@@ -310,7 +321,7 @@ is_leased(const EsStream *stream)
 
 /* Looks at one stream: true if it has events, which are now leased. */
 static bool
-look_at(Fetch *fetch, int64 mark, bool *again)
+look_at(Fetch *fetch, bool *again)
 {
 	EsStream *stream = fetch->stream;
 	int32 max_attempts = fetch->subscription->max_attempts;
@@ -329,7 +340,7 @@ look_at(Fetch *fetch, int64 mark, bool *again)
 		return fetch->count > 0;
 	}
 
-	read_log(fetch, mark);
+	read_log(fetch);
 	if (fetch->count > 0)
 	{
 		lease(fetch);
@@ -408,33 +419,62 @@ expect(Fetch *fetch)
 
 /* Reads the stream's events above its checkpoint, as many as are wanted. */
 static void
-read_log(Fetch *fetch, int64 mark)
+read_log(Fetch *fetch)
 {
 	EsStream *stream = fetch->stream;
 	ArrayType *const *filters = EsStreamFilters(stream, fetch->subscription);
-	EsReadRange range = {.after = stream->checkpoint, .up_to = mark};
+	EsReadRange range = {.after = stream->checkpoint};
+	bool filtered = false;
 
-	if (stream->kind == ES_STREAM_PLAYBACK)
-		range.up_to = Min(mark, stream->up_to);
 	if (!fetch->has_parked)
 		range.after = EsGapEnd(stream);
 	for (int i = 0; i < ES_READ_NFILTERS; i++)
+	{
 		range.filters[i] = filters[i];
+		filtered |= filters[i] != NULL;
+	}
 
-	while (range.after < range.up_to)
+	while (is_settled(fetch, &range))
 	{
 		range.max_count = fetch->limit - fetch->count;
 		if (fetch->subscription->partitions > 1 || fetch->has_parked)
 			range.max_count =
 				Max(range.max_count * fetch->subscription->partitions, PARTITION_CHUNK);
 		fetch->seen = 0;
-		EsRead(&range, &fetch->receiver);
+		if (filtered)
+			EsRead(&range, &fetch->receiver);
+		else
+			EsReadUnfiltered(&range, &fetch->receiver);
 		CHECK_FOR_INTERRUPTS();
 		if (fetch->count == fetch->limit || list_length(fetch->waiting) >= MAX_WAITING)
 			return;
 		range.after = fetch->seen < range.max_count ? range.up_to : fetch->seen_up_to;
 	}
 	fetch->seen_up_to = Max(range.after, stream->checkpoint);
+}
+
+/*
+ * Says up to where the stream can be read, and whether anything is left there.  The
+ * mark is computed only when everything up to an older one has been read.
+ */
+static bool
+is_settled(Fetch *fetch, EsReadRange *range)
+{
+	EsStream *stream = fetch->stream;
+	int64 end = stream->kind == ES_STREAM_PLAYBACK ? stream->up_to : PG_INT64_MAX;
+
+	if (range->after >= fetch->mark && range->after < end && !fetch->mark_is_new)
+		refresh_mark(fetch);
+	range->up_to = Min(fetch->mark, end);
+	return range->after < range->up_to;
+}
+
+/* Computes the mark.  It can be smaller than an older one, which stays right. */
+static void
+refresh_mark(Fetch *fetch)
+{
+	fetch->mark = Max(fetch->mark, EsHighWaterMark());
+	fetch->mark_is_new = true;
 }
 
 /* Reads the events that are to be delivered once more. */
@@ -458,7 +498,7 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 	EsStream *stream = fetch->stream;
 	int64 position;
 
-	slot_getallattrs(slot);
+	slot_getsomeattrs(slot, ES_EVENT_AGGREGATE_ID);
 	position = DatumGetInt64(slot->tts_values[ES_EVENT_POSITION - 1]);
 	fetch->seen++;
 	fetch->seen_up_to = position;
@@ -478,6 +518,7 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 				return list_length(fetch->waiting) < MAX_WAITING;
 		}
 	fetch->last = position;
+	slot_getallattrs(slot);
 	put(fetch, slot, position <= fetch->retried_up_to ? fetch->attempt : 1,
 		stream->kind == ES_STREAM_PLAYBACK);
 	return fetch->count < fetch->limit;

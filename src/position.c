@@ -98,6 +98,7 @@ static bool tag_ended = false;
 static void take_tag(Oid sequence);
 static void lock_publishing(bool lock);
 static bool published_mark(int64 *mark);
+static int64 *known_mark(void);
 static int64 least_in_flight(int64 mark);
 static int64 last_value(Oid sequence);
 static FormData_pg_sequence_data read_sequence(Oid sequence, XLogRecPtr *lsn);
@@ -164,7 +165,30 @@ EsHighWaterMark(void)
 	data = read_sequence(EsCatalogOid(ES_OBJECT_POSITION_SEQ), &lsn);
 	mark = data.is_called ? data.last_value : data.last_value - 1;
 	XLogFlush(lsn);
-	return least_in_flight(mark);
+	mark = least_in_flight(mark);
+	*known_mark() = Max(*known_mark(), mark);
+	return mark;
+}
+
+int64
+EsHighWaterMarkKnown(void)
+{
+	return Max(*known_mark(), EsWakeupMark(EsCatalogOid(ES_OBJECT_POSITION_SEQ)));
+}
+
+/* Returns where the session keeps the highest mark that it has computed of this log. */
+static int64 *
+known_mark(void)
+{
+	static Oid sequence = InvalidOid;
+	static int64 mark = 0;
+
+	if (sequence != EsCatalogOid(ES_OBJECT_POSITION_SEQ))
+	{
+		sequence = EsCatalogOid(ES_OBJECT_POSITION_SEQ);
+		mark = 0;
+	}
+	return &mark;
 }
 
 /*

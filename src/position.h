@@ -36,6 +36,9 @@ extern int64 EsLogEstimate(void);
 /* Returns the high-water mark; a snapshot to read with is taken afterwards. */
 extern int64 EsHighWaterMark(void);
 
+/* Returns an older mark, which is as right, without computing it; 0 if none is known. */
+extern int64 EsHighWaterMarkKnown(void);
+
 /* Lets hot standbys know a mark: EsHighWaterMark() returns it there. */
 extern void EsHighWaterMarkPublish(int64 mark);
 

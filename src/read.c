@@ -23,6 +23,8 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "argument.h"
 #include "catalog.h"
 #include "catalog/pg_type_d.h"
@@ -31,6 +33,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "logscan.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "nodes/params.h"
@@ -38,6 +41,7 @@
 #include "position.h"
 #include "read.h"
 #include "utils/acl.h"
+#include "utils/snapmgr.h"
 #include "version.h"
 
 /* Parameters of the query, in their order. */
@@ -114,6 +118,27 @@ EsRead(const EsReadRange *range, DestReceiver *dest)
 	if (SPI_execute_plan_extended(plan_for(range), &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read es.events");
 	SPI_finish();
+}
+
+void
+EsReadUnfiltered(const EsReadRange *range, DestReceiver *dest)
+{
+	Relation events = table_open(EsCatalogOid(ES_OBJECT_EVENTS), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(events, NULL);
+	EsLogScan scan = EsLogScanBegin(events, snapshot, range->after, range->up_to);
+	int64 position;
+
+	for (int64 count = 0; count < range->max_count && EsLogScanNext(&scan, slot, &position); count++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!dest->receiveSlot(slot, dest))
+			break;
+	}
+	EsLogScanEnd(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(events, NoLock);
 }
 
 /* Returns the plan for the range's combination of filters. */

@@ -37,4 +37,10 @@ typedef struct EsReadRange
  */
 extern void EsRead(const EsReadRange *range, DestReceiver *dest);
 
+/*
+ * The same for a range without filters and with a max_count, without the cost of a
+ * query.  The caller has seen to it that the current user may read all of the log.
+ */
+extern void EsReadUnfiltered(const EsReadRange *range, DestReceiver *dest);
+
 #endif /* ES_READ_H */

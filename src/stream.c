@@ -362,6 +362,19 @@ EsLeaseArgument(FunctionCallInfo fcinfo, int arg)
 }
 
 bool
+EsSubscriptionHasRetries(const EsSubscription *subscription)
+{
+	Rows rows;
+	bool found;
+
+	key_text(&rows, 0, PARKED_SUBSCRIPTION, subscription->name);
+	open_rows(&rows, ES_OBJECT_STREAM_PARKED, ES_OBJECT_STREAM_PARKED_WAITING, AccessShareLock, 1);
+	found = HeapTupleIsValid(next_row(&rows));
+	close_rows(&rows);
+	return found;
+}
+
+bool
 EsStreamHasParked(const EsStream *stream)
 {
 	bool retry = stream->kind == ES_STREAM_RETRY;

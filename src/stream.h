@@ -109,6 +109,9 @@ extern int32 EsLeaseStream(int64 lease_id);
 /* Reads how long a lease is to last (null: 30 s) and returns when it would be over. */
 extern TimestampTz EsLeaseArgument(FunctionCallInfo fcinfo, int arg);
 
+/* Says whether events of any partition are on their way back. */
+extern bool EsSubscriptionHasRetries(const EsSubscription *subscription);
+
 /* Says whether events of the stream are put aside, or (retry) are on their way back. */
 extern bool EsStreamHasParked(const EsStream *stream);
 
