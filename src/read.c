@@ -129,7 +129,8 @@ EsReadUnfiltered(const EsReadRange *range, DestReceiver *dest)
 	EsLogScan scan = EsLogScanBegin(events, snapshot, range->after, range->up_to);
 	int64 position;
 
-	for (int64 count = 0; count < range->max_count && EsLogScanNext(&scan, slot, &position); count++)
+	for (int64 count = 0;
+		 count < range->max_count && EsLogScanNext(&scan, slot, &position); count++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!dest->receiveSlot(slot, dest))

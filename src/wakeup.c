@@ -391,7 +391,8 @@ set_hold(void)
 
 	SpinLockAcquire(&shared->mutex);
 	for (int i = 0; i < shared->nslots; i++)
-		if (shared->holds[i].database == held_database || (hold == NULL && shared->holds[i].until < now))
+		if (shared->holds[i].database == held_database ||
+			(hold == NULL && shared->holds[i].until < now))
 			hold = &shared->holds[i];
 	if (hold != NULL)
 	{
