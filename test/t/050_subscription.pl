@@ -1,7 +1,8 @@
 # Subscriptions under load: writers with pauses, rollbacks, savepoints and
 # prepared transactions; consumers that acknowledge all, a part or nothing, give
 # back, put aside, are too slow or are killed; playbacks, retries and discards;
-# idle transactions; and a crash of the server in the middle.
+# idle transactions; and a crash of the server in the middle.  After it the worker
+# wakes who waits.
 #
 # The oracle.  A consumer notes in the transaction of a fetch what it was given, and
 # in that of an acknowledgement what is finished, so a key is violated where an
@@ -281,6 +282,7 @@ UPDATE played_back SET events = es.playback(subscription, 0, up_to) WHERE events
 		$_->quit foreach @idle;
 		$node->stop('immediate');
 		$_->finish foreach $writers, map { $_->[1] } @consumers;
+		$node->append_conf('postgresql.conf', "shared_preload_libraries = 'pg_eventsourcing'\nes.worker_databases = 'postgres'\n");
 		$node->start;
 		finish_prepared();
 	}
