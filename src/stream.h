@@ -40,7 +40,7 @@ typedef struct EsStream
 	int64 leased_up_to;                   /* the last one of them */
 	int64 retried_up_to;                  /* what lies at or below it was delivered before */
 	int32 attempt;                        /* how often that has been, this lease included */
-	int32 expired;                        /* leases on events delivered before that ran out */
+	int32 expired;                        /* leases that ran out on what is not acknowledged */
 	char *error;                          /* what a consumer said last, or null */
 	int64 error_position;                 /* of which event; 0: of none */
 	int64 nothing_up_to;                  /* not stored: there is nothing to deliver up to here */
