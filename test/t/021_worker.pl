@@ -171,7 +171,7 @@ is(worker_pid(), $pid, 'and finds the worker');
 # --- the extension ---------------------------------------------------------------
 
 $position = sql('SELECT max(position) FROM es.events');
-sql(q(SELECT es.append('a', '1', 'e') FROM generate_series(1, 50000)));
+sql(q(SELECT es.append('a', '1', 'e') FROM generate_series(1, 20000)));
 ok($node->poll_query_until('postgres', "SELECT max(position) > $position FROM lines"), 'the worker is at it');
 sql("SET lock_timeout = '60s'; DROP EXTENSION pg_eventsourcing CASCADE");
 ok(worker_pid() == $pid, 'DROP EXTENSION goes through, and the worker stays');
@@ -240,14 +240,21 @@ sub usage
 
 $listener->quit;
 $locker->quit;
-sql(q(SELECT es.append('a', 'crash', 'e') FROM generate_series(1, 20000)));
-kill 'KILL', worker_pid();
-$node->poll_query_until('postgres', 'SELECT true');
+sql(q(SELECT es.append('a', 'crash', 'e') FROM generate_series(1, 5000)));
+$pid = worker_pid();
+kill 'KILL', $pid;
+my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+my $next;
+until (($next = eval { worker_pid() }) && $next != $pid)
+{
+	die "the server does not come back\n" if time > $deadline;
+	sleep 0.1;
+}
 is(kept_up('lines'), 't', 'killed, it comes back with the server');
 is(sql('SELECT count(*) FROM es.events FULL JOIN lines USING (position) WHERE lines.position IS NULL OR event_id IS NULL'),
 	'0', 'and every event was applied once');
 
-sql(q(SELECT es.append('a', 'crash', 'e') FROM generate_series(1, 20000)));
+sql(q(SELECT es.append('a', 'crash', 'e') FROM generate_series(1, 5000)));
 $node->stop('immediate');
 $node->start;
 is(kept_up($_), 't', "after a crash $_ is kept up") foreach qw(counts lines totals);
