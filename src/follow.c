@@ -350,8 +350,8 @@ try_statements(const char *name)
 }
 
 /*
- * After ENABLE TRIGGER ALL: sets the triggers that protect a state table, and the
- * log's, to what they have to be.  If it was the registry's that could not fire
+ * After ENABLE TRIGGER ALL: sets the triggers that protect a state table, and our
+ * own, to what they have to be.  If it was the registry's that could not fire
  * meanwhile, does what they would have done.
  */
 static void
@@ -371,8 +371,7 @@ triggers_enabled(Node *command)
 	if (!OidIsValid(table))
 		return;
 
-	if (table == EsCatalogOid(ES_OBJECT_EVENTS))
-		EsRegistryGuardLog();
+	EsRegistryRestoreOwnTrigger(table);
 	all = table == EsCatalogOid(ES_OBJECT_PROJECTION) || table == EsCatalogOid(ES_OBJECT_HANDLER);
 	if (all)
 	{

@@ -274,9 +274,12 @@ EsRegistryRestoreTrigger(Oid table, bool protect, bool recurse)
 }
 
 void
-EsRegistryGuardLog(void)
+EsRegistryRestoreOwnTrigger(Oid table)
 {
-	execute("ALTER TABLE es.events ENABLE ALWAYS TRIGGER refuse_change");
+	if (table == EsCatalogOid(ES_OBJECT_EVENTS))
+		execute("ALTER TABLE es.events ENABLE ALWAYS TRIGGER refuse_change");
+	else if (table == EsCatalogOid(ES_OBJECT_WRITER))
+		execute("ALTER TABLE es.writer ENABLE ALWAYS TRIGGER writer_changed");
 }
 
 void

@@ -81,8 +81,8 @@ extern void EsRegistrySetProtect(const char *name, Oid target, bool protect);
 /* Sets the trigger of a table, and of its partitions (recurse), to what the registry says. */
 extern void EsRegistryRestoreTrigger(Oid table, bool protect, bool recurse);
 
-/* Makes the log's guard fire always. */
-extern void EsRegistryGuardLog(void);
+/* Makes the trigger of one of our tables that fires always do so again. */
+extern void EsRegistryRestoreOwnTrigger(Oid table);
 
 /*
  * Checks that the partitions of a partitioned state table can hold state, and
