@@ -29,6 +29,7 @@
 #include "access/xact.h"
 #include "catalog.h"
 #include "compat.h"
+#include "errors.h"
 #include "executor/executor.h"
 #include "foldlog.h"
 #include "guc.h"
@@ -417,7 +418,11 @@ fold_chunk(LogFold *log, EsFeedChunk *chunk)
 		read->hash = chunk->events[i].hash;
 		fold->key_econtext->ecxt_outertuple = read->event;
 		if (!EsKeyEval(fold->key, fold->key_econtext, read->key))
-			elog(ERROR, "event at position " INT64_FORMAT " has no key", read->position);
+			ereport(ERROR,
+					(errcode(ES_ERRCODE_INVALID_PROJECTION),
+					 errmsg("the key of the event at position " INT64_FORMAT " has become null",
+							read->position),
+					 errhint("The functions that a key calls must be immutable.")));
 		EsStatesPrefetch(log->part.states, read->hash);
 		if (++log->nbatch == READ_BATCH)
 			fits = fold_batch(log, false);

@@ -74,12 +74,12 @@ sub literal
 
 # --- values ---------------------------------------------------------------------
 
-my @projections = qw(account total line tally later idle parts);
+my @projections = qw(account total line tally later idle parts liar);
 my @tables = (@projections, qw(parts_default es.events es.projection es.projection_handler es.projection_checkpoint
   pg_catalog.pg_class information_schema.tables es.projections plain_view plain_mat spare spare2 temporary account_pkey
   es.events_position_seq pg_catalog.pg_proc pg_toast.pg_toast_2619 unlogged inherits_account no_key));
 my @applies = (
-	(map { "${_}_apply" } qw(account total later idle parts)),
+	(map { "${_}_apply" } qw(account total later idle parts liar)),
 	'public.account_apply', 'account_apply(account, es.events)', 'account_apply(account,es.events', 'account_apply(text)',
 	'now', 'pg_catalog.now()', 'nowhere', '', '.', 'a.b.c.d', '"', '""', 'account_apply()', "account_apply\0" =~ s/\0//r, 'es.append', 'es.load',
 	map({ "bad_$_" } 1 .. 23));
@@ -89,7 +89,7 @@ my @keys = (
 	'nowhere', '$1', ':x', 'aggregate_id;', 'aggregate_id) FROM es.events; DROP TABLE account; --', '', ' ', '(((', 'NULL', 'NULL::text',
 	q('x'::text COLLATE "C"), 'tableoid', 'ctid', 'xmin::text', 'aggregate_id || 1/version', '(data).x', 'ROW(1, 2)', 'DEFAULT', 'ARRAY[1]',
 	'aggregate_id AS x', "aggregate_id --\n", 'CURRENT_USER', 'position::numeric ^ 1000', q(repeat(aggregate_id, 100000)), 'es.append(aggregate_type, aggregate_id, event_type)::text',
-	'pg_sleep(0.01)::text', 'events', 'left(aggregate_id, 1)', 'recorded_at', '(occurred_at AT TIME ZONE \'UTC\')::date');
+	map({ "lying_key(aggregate_id)" } 1 .. 4), 'lying_key(event_type), version', 'raising_key(aggregate_id)', 'appending_key(aggregate_id)', '(data->>$$k$$)::float8', 'nullif(aggregate_id, $$1$$)', 'pg_sleep(0.01)::text', 'events', 'left(aggregate_id, 1)', 'recorded_at', '(occurred_at AT TIME ZONE \'UTC\')::date');
 my @statements = (
 	'INSERT INTO line VALUES (event.position, event.event_type)', 'INSERT INTO line VALUES (event.position, event.event_type) ON CONFLICT DO NOTHING',
 	'INSERT INTO line SELECT position, event_type FROM events', 'INSERT INTO line SELECT position, event_type FROM events ON CONFLICT DO NOTHING',
@@ -125,7 +125,7 @@ sub text
 		return literal($self->pick(@statements)) if $name eq 'statement';
 		return literal($self->pick(@modes)) if $name =~ /^(mode|on_error)$/;
 		return literal($self->pick(@event_types)) if $name eq 'event_type';
-		return literal($self->pick('account', 'late', 'nested', 'other')) if $name eq 'aggregate_type';
+		return literal($self->pick('account', 'account', 'late', 'nested', 'other', 'liar')) if $name eq 'aggregate_type';
 		return literal($self->pick(1 .. 9)) if $name =~ /_id$/;
 	}
 	return $self->pick(
@@ -421,6 +421,28 @@ CREATE MATERIALIZED VIEW plain_mat AS SELECT * FROM spare;
 CREATE TYPE positive AS (n integer);
 CREATE DOMAIN account_domain AS account CHECK ((VALUE).balance > 0);
 CREATE SCHEMA elsewhere;
+-- Keys that promise to be immutable.
+CREATE FUNCTION lying_key(key text) RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+	RETURN CASE WHEN random() < 0.1 THEN NULL WHEN random() < 0.9 THEN key ELSE key || 'x' END;
+END $$;
+CREATE FUNCTION raising_key(key text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF random() < 0.2 THEN
+		RAISE 'no key';
+	END IF;
+	RETURN key;
+END $$;
+CREATE FUNCTION appending_key(key text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RETURN es.append('nested', key, 'x')::text;
+END $$;
+CREATE TABLE liar (id text PRIMARY KEY, owner text, balance numeric);
+CREATE FUNCTION liar_apply(state liar, event es.events) RETURNS liar LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+	RETURN CASE WHEN random() < 0.2 THEN NULL WHEN random() < 0.9 THEN ROW(coalesce(state.id, event.aggregate_id), 'x', random())::liar
+		ELSE ROW(lying_key(event.aggregate_id), 'x', random())::liar END;
+END $$;
 CREATE FUNCTION skip_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE FUNCTION append_more() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -445,6 +467,7 @@ GRANT ALL ON SCHEMA public, elsewhere TO plain, other;
 GRANT ALL ON ALL TABLES IN SCHEMA public TO plain;
 SELECT es.grant_reader('plain'), es.grant_writer('plain', '{account,late,nested}');
 GRANT ALL ON ALL FUNCTIONS IN SCHEMA es TO plain;
+SELECT es.create_projection('liar', 'liar', 'liar_apply', 'lying_key(aggregate_id)', aggregate_types => '{liar}', populate => false, protect => false);
 SELECT es.create_subscription('reader', partitions => 3, max_attempts => 1);
 SELECT es.create_subscription('waiter', '{account}', max_attempts => 1, after_park => 'wait');
 SELECT count(*) FROM es.fetch('waiter', 3);

@@ -201,13 +201,13 @@ BEGIN
 		UNION ALL VALUES
 			('relations', 'SELECT (oid, relname, relnamespace, relfilenode, relkind, reltoastrelid, relchecks,
 				relhastriggers, relhasindex, relnatts, relowner, relacl)::text FROM pg_class
-				WHERE relpersistence <> ''t'''),
+				WHERE oid >= 16384 AND relpersistence <> ''t'''),
 			('columns', 'SELECT (attrelid, attname, attnum, atttypid, attnotnull, attisdropped)::text FROM pg_attribute
-				WHERE attrelid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = ''t'')'),
+				WHERE attrelid >= 16384 AND attrelid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = ''t'')'),
 			('triggers', 'SELECT (oid, tgrelid, tgname, tgenabled)::text FROM pg_trigger'),
-			('functions', 'SELECT (oid, proname, pronamespace, prosrc)::text FROM pg_proc'),
+			('functions', 'SELECT (oid, proname, pronamespace, prosrc)::text FROM pg_proc WHERE oid >= 16384'),
 			('dependencies', 'SELECT (classid, objid, objsubid, refclassid, refobjid, refobjsubid, deptype)::text
-				FROM pg_depend WHERE refobjid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = ''t'')'),
+				FROM pg_depend WHERE objid >= 16384 AND refobjid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = ''t'')'),
 			('schemas', 'SELECT (oid, nspname)::text FROM pg_namespace WHERE nspname !~ ''^pg_''')
 	LOOP
 		EXECUTE format('SELECT md5(string_agg(t, E''\n'' ORDER BY t)) FROM (%s) AS q (t)', query) INTO sum;
