@@ -12,8 +12,6 @@
 #include "executor/executor.h"
 #include "parser/parse_relation.h"
 #include "storage/lock.h"
-#include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/acl.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -58,29 +56,6 @@
 #else
 #define EsExecInitGenerated(rri, estate, operation) ExecInitStoredGenerated(rri, estate, operation)
 #endif
-
-/*
- * Returns the next of a process's locks in a part of the lock table, the first
- * one after null, null after the last one.  The caller holds the lock on the part.
- */
-static inline PROCLOCK *
-EsNextProcLock(PGPROC *proc, int part, PROCLOCK *previous)
-{
-#if PG_VERSION_NUM >= 160000
-	dlist_head *list = &proc->myProcLocks[part];
-
-	if (previous == NULL)
-		return dlist_is_empty(list) ? NULL : dlist_head_element(PROCLOCK, procLink, list);
-	return dlist_has_next(list, &previous->procLink)
-		? dlist_container(PROCLOCK, procLink, dlist_next_node(list, &previous->procLink))
-		: NULL;
-#else
-	SHM_QUEUE *list = &proc->myProcLocks[part];
-
-	return (PROCLOCK *) SHMQueueNext(list, previous == NULL ? list : &previous->procLink,
-									 offsetof(PROCLOCK, procLink));
-#endif
-}
 
 /* What the relation cache knows of the storage that this transaction has made. */
 #if PG_VERSION_NUM >= 160000

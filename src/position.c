@@ -61,7 +61,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "acting.h"
@@ -75,8 +74,6 @@
 #include "position.h"
 #include "storage/bufmgr.h"
 #include "storage/lock.h"
-#include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -192,38 +189,29 @@ known_mark(void)
 }
 
 /*
- * Returns the least of the mark and what the tags of this database say.  Looks
- * at one part of the lock table after the other, holding the lock on that part for
- * a fraction of a microsecond, so that many readers don't keep writers
- * waiting.  A tag that it misses was released before its part was looked at, or
- * taken later than that, and either is all right (see above).  A prepared
- * transaction's locks change their owner under the lock on their part.
+ * Returns the least of the mark and what the tags of this database say.  (To walk
+ * through the processes' own lists of locks would hold fewer locks for less time,
+ * but a transaction that is being prepared initialises its lists unlocked.)
  */
 static int64
 least_in_flight(int64 mark)
 {
-	int nprocs = ProcGlobal->allProcCount + max_prepared_xacts;
+	LockData *locks = GetLockStatusData();
 
-	for (int part = 0; part < NUM_LOCK_PARTITIONS; part++)
+	for (int i = 0; i < locks->nelements; i++)
 	{
-		LWLock *lock = LockHashPartitionLockByIndex(part);
+		LOCKTAG *tag = &locks->locks[i].locktag;
+		int64 bound;
 
-		LWLockAcquire(lock, LW_SHARED);
-		for (int i = 0; i < nprocs; i++)
-			for (PROCLOCK *held = EsNextProcLock(&ProcGlobal->allProcs[i], part, NULL);
-				 held != NULL; held = EsNextProcLock(&ProcGlobal->allProcs[i], part, held))
-			{
-				const LOCKTAG *tag = &held->tag.myLock->tag;
-
-				if (tag->locktag_type == LOCKTAG_ADVISORY &&
-					tag->locktag_field4 == ES_LOCK_IN_FLIGHT &&
-					tag->locktag_field1 == MyDatabaseId)
-					mark =
-						Min(mark,
-							(int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3));
-			}
-		LWLockRelease(lock);
+		if (tag->locktag_type != LOCKTAG_ADVISORY ||
+			tag->locktag_field4 != ES_LOCK_IN_FLIGHT ||
+			tag->locktag_field1 != MyDatabaseId)
+			continue;
+		bound = (int64) (((uint64) tag->locktag_field2 << 32) | tag->locktag_field3);
+		mark = Min(mark, bound);
 	}
+	pfree(locks->locks);
+	pfree(locks);
 	return mark;
 }
 
