@@ -34,7 +34,7 @@ sub complaints
 	{
 		my $line = $lines[$n];
 		my $bad = $line =~ /\] XX\w\w\w (ERROR|FATAL|PANIC|WARNING)/
-		  || $line =~ /TRAP:|PANIC:|\(PID \d+\) was terminated by signal|runtime error:|AddressSanitizer/
+		  || $line =~ /cause: XX\w\w\w|TRAP:|PANIC:|\(PID \d+\) was terminated by signal|runtime error:|AddressSanitizer/
 		  || $line =~ /WARNING:.*(\bleak\b|resource was not closed|still (referenced|active)|you don't own a lock|problem in alloc set)/
 		  || $line =~ /WARNING:.*(detected write past chunk|transaction left non-empty SPI stack|AbortTransaction while)/;
 
