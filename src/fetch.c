@@ -95,8 +95,8 @@ typedef struct Fetch
 	FunctionCallInfo fcinfo;
 	char *consumer; /* or null */
 	int32 max_count;
-	int64 mark;       /* up to which the log is settled */
-	bool mark_is_new; /* and it was computed by this look at the streams */
+	int64 mark;      /* up to which the log is settled */
+	bool mark_stays; /* for this look at the streams */
 
 	/* of the stream that is looked at */
 	EsStream *stream;
@@ -176,7 +176,6 @@ static void blame(Fetch *fetch);
 static void expect(Fetch *fetch);
 static void read_log(Fetch *fetch);
 static bool is_settled(Fetch *fetch, EsReadRange *range);
-static void refresh_mark(Fetch *fetch);
 static void read_retries(Fetch *fetch);
 static bool receive(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_retry(TupleTableSlot *slot, DestReceiver *self);
@@ -217,7 +216,7 @@ es_fetch(PG_FUNCTION_ARGS)
 		bool again = false;
 
 		fetch.mark = EsHighWaterMarkKnown();
-		fetch.mark_is_new = false;
+		fetch.mark_stays = now < until && EsHighWaterMarkIsRecent();
 		fetch.subscription = EsSubscriptionFind(name);
 		streams = EsStreamsRead(name);
 		done = look_at_all(&fetch, streams, &again);
@@ -229,12 +228,8 @@ es_fetch(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(fetch.context);
 		if (!done && !again)
-		{
-			if (!fetch.mark_is_new)
-				refresh_mark(&fetch);
 			(void) EsHighWaterMarkWait(fetch.mark,
 									   Min(until, TimestampTzPlusMilliseconds(now, LOOK_AGAIN)));
-		}
 		CHECK_FOR_INTERRUPTS();
 	} while (!done);
 	MemoryContextDelete(fetch.context);
@@ -463,18 +458,14 @@ is_settled(Fetch *fetch, EsReadRange *range)
 	EsStream *stream = fetch->stream;
 	int64 end = stream->kind == ES_STREAM_PLAYBACK ? stream->up_to : PG_INT64_MAX;
 
-	if (range->after >= fetch->mark && range->after < end && !fetch->mark_is_new)
-		refresh_mark(fetch);
+	if (range->after >= fetch->mark && range->after < end && !fetch->mark_stays)
+	{
+		/* It can be smaller than an older one, which stays right. */
+		fetch->mark = Max(fetch->mark, EsHighWaterMark());
+		fetch->mark_stays = true;
+	}
 	range->up_to = Min(fetch->mark, end);
 	return range->after < range->up_to;
-}
-
-/* Computes the mark.  It can be smaller than an older one, which stays right. */
-static void
-refresh_mark(Fetch *fetch)
-{
-	fetch->mark = Max(fetch->mark, EsHighWaterMark());
-	fetch->mark_is_new = true;
 }
 
 /* Reads the events that are to be delivered once more. */

@@ -85,6 +85,10 @@
 #define NODE_RESERVE UINT64CONST(0x100000000)
 
 #define POLL_INTERVAL 5 /* milliseconds between two looks at the log, unless the worker tells */
+#define MIN_INTERVAL  1 /* milliseconds between two marks that a waiting session computes */
+
+/* When the session has computed a mark. */
+static TimestampTz computed_at = 0;
 
 /* Nesting level at which this transaction took its tag; 0: it has none. */
 static int tag_level = 0;
@@ -164,6 +168,7 @@ EsHighWaterMark(void)
 	XLogFlush(lsn);
 	mark = least_in_flight(mark);
 	*known_mark() = Max(*known_mark(), mark);
+	computed_at = GetCurrentTimestamp();
 	return mark;
 }
 
@@ -171,6 +176,12 @@ int64
 EsHighWaterMarkKnown(void)
 {
 	return Max(*known_mark(), EsWakeupMark(EsCatalogOid(ES_OBJECT_POSITION_SEQ)));
+}
+
+bool
+EsHighWaterMarkIsRecent(void)
+{
+	return !TimestampDifferenceExceeds(computed_at, GetCurrentTimestamp(), MIN_INTERVAL);
 }
 
 /* Returns where the session keeps the highest mark that it has computed of this log. */
@@ -217,7 +228,8 @@ least_in_flight(int64 mark)
 
 /*
  * Looks at the sequence's page before at the lock table: while nobody appends,
- * a look costs a microsecond.
+ * a look costs a microsecond.  While many do, the mark moves all the time, and each
+ * waiting session lets some events gather.
  */
 int64
 EsHighWaterMarkWait(int64 seen, TimestampTz until)
@@ -227,13 +239,19 @@ EsHighWaterMarkWait(int64 seen, TimestampTz until)
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
+		long poll = POLL_INTERVAL;
 
-		mark = EsWakeupMark(EsCatalogOid(ES_OBJECT_POSITION_SEQ));
-		if (mark <= seen)
-			mark = EsPositionLast() > seen ? EsHighWaterMark() : seen;
+		mark = Max(seen, EsWakeupMark(EsCatalogOid(ES_OBJECT_POSITION_SEQ)));
+		if (mark == seen && EsPositionLast() > seen)
+		{
+			if (EsHighWaterMarkIsRecent())
+				poll = MIN_INTERVAL;
+			else
+				mark = Max(seen, EsHighWaterMark());
+		}
 		if (mark > seen || now >= until)
 			break;
-		EsWakeupSleep(ES_WAKEUP_MARK, TimestampDifferenceMilliseconds(now, until), POLL_INTERVAL);
+		EsWakeupSleep(ES_WAKEUP_MARK, TimestampDifferenceMilliseconds(now, until), poll);
 	}
 	EsWakeupSleepEnd();
 	return mark;

@@ -39,6 +39,9 @@ extern int64 EsHighWaterMark(void);
 /* Returns an older mark, which is as right, without computing it; 0 if none is known. */
 extern int64 EsHighWaterMarkKnown(void);
 
+/* Says whether the session has just computed a mark, and should wait before it does again. */
+extern bool EsHighWaterMarkIsRecent(void);
+
 /* Lets hot standbys know a mark: EsHighWaterMark() returns it there. */
 extern void EsHighWaterMarkPublish(int64 mark);
 
