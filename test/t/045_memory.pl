@@ -17,9 +17,6 @@ use Test::More;
 # How many rounds of each loop, in make check and make check-world.
 my @loops = (
 	# name, rounds, rounds in make check-world, what is done in a round (n is its number)
-	[ 'appends', 40, 10_000, q(PERFORM es.append('account', (n % 1000 + i)::text, 'Deposited', '{"amount": 1}') FROM generate_series(1, 100) AS i) ],
-	[ 'batches', 6, 1_000, q(PERFORM count(*) FROM es.append_batch((SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'account', 'aggregate_id', (i % 50)::text, 'event_type', 'Deposited', 'data', '{"amount": 1}'::jsonb)) FROM generate_series(1, 200) AS i))) ],
-	[ 'inserts', 6, 1_000, q(INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data) SELECT 'account', (i % 100)::text, 'Deposited', '{"amount": 1}' FROM generate_series(1, 200) AS i) ],
 	[ 'caught failures', 400, 10_000, q(BEGIN PERFORM es.append('account', '1', 'Deposited', '{"amount": "many"}'); EXCEPTION WHEN OTHERS THEN NULL; END) ],
 	[ 'caught mismatches', 400, 10_000, q(BEGIN PERFORM es.append('account', '1', 'Deposited', '{}', expected_version => 0); EXCEPTION WHEN OTHERS THEN NULL; END) ],
 	[ 'definitions', 33, 1_000, q(PERFORM es.create_projection('made', 'made', 'made_apply', aggregate_types => '{late}'); PERFORM es.append('late', '1', 'x'); PERFORM es.drop_projection('made')) ],
@@ -35,10 +32,14 @@ my @loops = (
 	[ 'rows', 4, 200, q(PERFORM es.replay_keys('small', '{1,2}'); PERFORM count(*) FROM es.verify_projection('small')) ],
 	[ 'copies', 4, 100, q(PERFORM es.create_environment('past', 50, projections => '{small}'); EXECUTE 'DROP SCHEMA past CASCADE') ],
 	[ 'async runs', 16, 1_000, q(PERFORM es.append('late', '1', 'x'); COMMIT; PERFORM es.run_projections()) ],
-	[ 'fetches', 33, 2_000, q(PERFORM count(*) FROM es.fetch('reader', 10); PERFORM es.ack((SELECT max(lease_id) FROM es.subscriptions WHERE name = 'reader'))) ],
+	[ 'fetches', 33, 2_000, q(PERFORM es.append('account', (n % 50)::text, 'Deposited', '{"amount": 1}'); COMMIT; PERFORM count(*) FROM es.fetch('reader', 10); PERFORM es.ack(max(lease_id)) FROM es.subscriptions WHERE name = 'reader' HAVING max(lease_id) IS NOT NULL) ],
 	[ 'nacks', 16, 1_000, q(PERFORM es.nack((SELECT max(f.lease_id) FROM es.fetch('nacker', 1) AS f), (SELECT min(position) FROM es.events WHERE position > (SELECT checkpoint FROM es.subscriptions WHERE name = 'nacker' AND kind = 'live')), 'no', false)) ],
 	[ 'subscriptions', 16, 1_000, q(PERFORM es.create_subscription('s'); PERFORM es.playback('s', 0, 5); PERFORM es.seek('s', 3); PERFORM es.drop_subscription('s')) ],
 	[ 'rights', 16, 1_000, q(PERFORM es.grant_writer('pg_monitor', ARRAY['t' || n % 10]); PERFORM es.revoke_writer('pg_monitor')) ],
+	# Last, and with few projections left, as they are many.
+	[ 'appends', 40, 10_000, q(PERFORM es.append('account', (n % 1000 + i)::text, 'Deposited', '{"amount": 1}') FROM generate_series(1, 100) AS i) ],
+	[ 'batches', 6, 1_000, q(PERFORM count(*) FROM es.append_batch((SELECT jsonb_agg(jsonb_build_object('aggregate_type', 'account', 'aggregate_id', (i % 50)::text, 'event_type', 'Deposited', 'data', '{"amount": 1}'::jsonb)) FROM generate_series(1, 200) AS i))) ],
+	[ 'inserts', 6, 1_000, q(INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data) SELECT 'account', (i % 100)::text, 'Deposited', '{"amount": 1}' FROM generate_series(1, 200) AS i) ],
 );
 
 my $node = PostgreSQL::Test::Cluster->new('memory');
@@ -71,19 +72,6 @@ my $look = q(SELECT coalesce((SELECT sum(used_bytes) / 1024 FROM pg_backend_memo
 plan skip_all => 'no /proc' unless -e '/proc/self/statm';
 
 my $text = "\\set ON_ERROR_STOP on\nSET client_min_messages = error;\n";
-foreach my $loop (@loops)
-{
-	my ($name, $few, $many, $body) = @$loop;
-	my $rounds = $ENV{ES_LONG} ? $many : $few;
-	my $block = sub {
-		my ($from, $to) = @_;
-		return "DO \$do\$ BEGIN FOR n IN $from .. $to LOOP $body; COMMIT; END LOOP; END \$do\$;\n";
-	};
-
-	# A failure of one block is followed by the next one, in the same session.
-	$text .= $block->(1, int($rounds / 4) + 2) . "\\echo BEFORE $name\n$look\n" . $block->(int($rounds / 4) + 3, int($rounds / 4) + 2 + $rounds) . "\\echo AFTER $name\n$look\n";
-}
-
 # Statements that fail, each in a transaction of its own.
 my $failures = $ENV{ES_LONG} ? 10_000 : 500;
 $text .= "\\set ON_ERROR_STOP off\n";
@@ -98,6 +86,21 @@ foreach my $part ([ 100, 'BEFORE' ], [ $failures, 'AFTER' ])
 	}
 	$text .= "\\echo $part->[1] failures\n$look\n";
 }
+$text .= "\\set ON_ERROR_STOP on\n";
+foreach my $loop (@loops)
+{
+	my ($name, $few, $many, $body) = @$loop;
+	my $rounds = $ENV{ES_LONG} ? $many : $few;
+	my $block = sub {
+		my ($from, $to) = @_;
+		return "DO \$do\$ BEGIN FOR n IN $from .. $to LOOP $body; COMMIT; END LOOP; END \$do\$;\n";
+	};
+
+	$text .= "SELECT es.drop_projection(p) FROM unnest('{total,line,tally,parts,later}'::text[]) AS p;\n" if $name eq 'appends';
+	$text .= "\\echo LOOP $name\n";
+	$text .= $block->(1, int($rounds / 4) + 2) . "\\echo BEFORE $name\n$look\n" . $block->(int($rounds / 4) + 3, int($rounds / 4) + 2 + $rounds) . "\\echo AFTER $name\n$look\n";
+}
+
 my $script = $node->basedir . '/loops.sql';
 
 append_to_file($script, $text);
