@@ -21,6 +21,10 @@ $$SELECT coalesce(string_agg(a::text, ' ' ORDER BY a::text), 'nobody') FROM unne
 CREATE FUNCTION pg_temp.sorted(list text[]) RETURNS text LANGUAGE sql AS
 $$SELECT string_agg(i, ' ' ORDER BY i) FROM unnest(list) AS i$$;
 
+-- Some builds of PostgreSQL note things of their own among a column's options.
+CREATE FUNCTION pg_temp.column_options(list text[]) RETURNS text[] LANGUAGE sql AS
+$$SELECT array_agg(i) FROM unnest(list) AS i WHERE i LIKE 'n\_distinct%'$$;
+
 CREATE TEMP VIEW object AS
 WITH RECURSIVE object(classid, objid) AS (
 	SELECT d.classid, d.objid
@@ -85,7 +89,7 @@ SELECT o.name, 'column ' || a.attnum, concat_ws(' ',
 	'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
 	'identity ' || nullif(a.attidentity::text, ''), 'generated ' || nullif(a.attgenerated::text, ''),
 	'storage ' || a.attstorage::text, 'compression ' || nullif(a.attcompression::text, ''),
-	'statistics ' || nullif(a.attstattarget, -1)::text, 'options ' || pg_temp.sorted(a.attoptions),
+	'statistics ' || nullif(a.attstattarget, -1)::text, 'options ' || pg_temp.sorted(pg_temp.column_options(a.attoptions)),
 	'privileges ' || pg_temp.acl(a.attacl),
 	'comment ' || quote_literal(col_description(c.oid, a.attnum)))
 FROM object AS o
