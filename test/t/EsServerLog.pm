@@ -39,7 +39,7 @@ sub complaints
 		  || $line =~ /WARNING:.*(detected write past chunk|transaction left non-empty SPI stack|AbortTransaction while)/;
 
 		$bad = 0 if defined $allowed && $line =~ $allowed;
-		$bad = 0 if $bad && $line =~ /tuple concurrently/ && statement($n, \@lines) !~ /\bes\./;
+		$bad = 0 if $bad && $line =~ /tuple concurrently/ && statement($n, \@lines) !~ /\bes\.\S+ *\(/;
 		$context = $bad ? 6 : $context - 1;
 		push @bad, $line if $bad || $context > 0;
 	}
@@ -57,7 +57,7 @@ sub statement
 	{
 		return $1 if defined $line && $line =~ /\[$pid\] \w+ STATEMENT:\s+(.*)/;
 	}
-	return 'es.?';
+	return 'es.?()';
 }
 
 # A test that there are none.
