@@ -187,6 +187,16 @@ SELECT es.ack(lease_id) FROM state WHERE name = 'w' AND lease_id IS NOT NULL;
 SELECT * FROM take('w');
 SELECT count(*) FROM es.subscription_parked WHERE subscription = 'w';
 SELECT * FROM state WHERE name = 'w';
+-- Also where a later one is put aside, and told to be retried, before the earlier one is done.
+SELECT es.seek('w', 0);
+SELECT * FROM take('w', 3);
+SELECT es.nack(held('w'), 3, 'a is ill again', true);
+SELECT es.retry_parked('w', 3);
+SELECT * FROM take('w', 2);
+SELECT * FROM take('w', 2);
+SELECT es.ack(held('w'));
+SELECT * FROM take('w', 2);
+SELECT es.ack(held('w'));
 SELECT es.drop_subscription('w');
 
 -- Playback: marked as replayed, beside the live events.

@@ -117,18 +117,29 @@ typedef struct Fetch
 	ArrayBuildState *replayed; /* whether they come from a playback */
 } Fetch;
 
+/*
+ * Events that are delivered once more.  Where they wait for each other, none comes
+ * before an earlier one of its aggregate that is put aside, or that the stream
+ * which has put it aside is not done with.
+ */
 static EsQuery retry_query = {
 	"SELECT e.*, p.attempts, p.replayed"
 	" FROM es.subscription_parked AS p"
 	" JOIN es.events AS e ON e.position OPERATOR(pg_catalog.=) p.position"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1 AND p.partition OPERATOR(pg_catalog.=) $2"
-	" AND NOT p.held AND NOT p.done AND NOT ($3 AND EXISTS (SELECT FROM es.subscription_parked AS h"
+	" AND NOT p.held AND NOT p.done AND NOT ($3 AND (EXISTS (SELECT FROM es.subscription_parked AS h"
 	"  WHERE h.subscription OPERATOR(pg_catalog.=) p.subscription"
 	"  AND h.partition OPERATOR(pg_catalog.=) p.partition"
 	"  AND h.replayed OPERATOR(pg_catalog.=) p.replayed"
 	"  AND h.aggregate_type OPERATOR(pg_catalog.=) p.aggregate_type"
 	"  AND h.aggregate_id OPERATOR(pg_catalog.=) p.aggregate_id"
-	"  AND h.position OPERATOR(pg_catalog.<) p.position AND h.held))"
+	"  AND h.position OPERATOR(pg_catalog.<) p.position AND h.held)"
+	"  OR EXISTS (SELECT FROM es.subscription_stream AS t"
+	"  JOIN es.events AS b ON b.position OPERATOR(pg_catalog.>) t.checkpoint"
+	"  WHERE t.stream OPERATOR(pg_catalog.=) p.stream"
+	"  AND b.aggregate_type OPERATOR(pg_catalog.=) e.aggregate_type"
+	"  AND b.aggregate_id OPERATOR(pg_catalog.=) e.aggregate_id"
+	"  AND b.version OPERATOR(pg_catalog.=) (e.version OPERATOR(pg_catalog.-) 1))))"
 	" ORDER BY p.position, p.replayed LIMIT $4",
 	4,
 	{TEXTOID, INT4OID, BOOLOID, INT8OID}};
