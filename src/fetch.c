@@ -120,7 +120,7 @@ typedef struct Fetch
 /*
  * Events that are delivered once more.  Where they wait for each other, none comes
  * before an earlier one of its aggregate that is put aside, or that the stream
- * which has put it aside is not done with.
+ * which has put it aside still has to deliver: one above its checkpoint.
  */
 static EsQuery retry_query = {
 	"SELECT e.*, p.attempts, p.replayed"
@@ -135,11 +135,16 @@ static EsQuery retry_query = {
 	"  AND h.aggregate_id OPERATOR(pg_catalog.=) p.aggregate_id"
 	"  AND h.position OPERATOR(pg_catalog.<) p.position AND h.held)"
 	"  OR EXISTS (SELECT FROM es.subscription_stream AS t"
-	"  JOIN es.events AS b ON b.position OPERATOR(pg_catalog.>) t.checkpoint"
-	"  WHERE t.stream OPERATOR(pg_catalog.=) p.stream"
-	"  AND b.aggregate_type OPERATOR(pg_catalog.=) e.aggregate_type"
-	"  AND b.aggregate_id OPERATOR(pg_catalog.=) e.aggregate_id"
-	"  AND b.version OPERATOR(pg_catalog.=) (e.version OPERATOR(pg_catalog.-) 1))))"
+	"   JOIN es.events AS b ON b.position OPERATOR(pg_catalog.>) t.checkpoint"
+	"   AND b.position OPERATOR(pg_catalog.<) p.position"
+	"   AND b.aggregate_type OPERATOR(pg_catalog.=) p.aggregate_type"
+	"   AND b.aggregate_id OPERATOR(pg_catalog.=) p.aggregate_id"
+	"   WHERE t.stream OPERATOR(pg_catalog.=) p.stream"
+	"   AND NOT EXISTS (SELECT FROM es.subscription_parked AS q"
+	"    WHERE q.subscription OPERATOR(pg_catalog.=) p.subscription"
+	"    AND q.partition OPERATOR(pg_catalog.=) p.partition"
+	"    AND q.replayed OPERATOR(pg_catalog.=) p.replayed"
+	"    AND q.position OPERATOR(pg_catalog.=) b.position))))"
 	" ORDER BY p.position, p.replayed LIMIT $4",
 	4,
 	{TEXTOID, INT4OID, BOOLOID, INT8OID}};
