@@ -349,6 +349,7 @@ DROP ROLE regress_es_reader;
 ALTER ROLE regress_es_renamed RENAME TO regress_es_reader;
 SET ROLE regress_es_reader;
 SELECT * FROM es.subscription;
+SELECT es.create_subscription('own');
 RESET ROLE;
 SELECT es.ack(held('s'));
 -- But he must see all of it: the subscription would pass over what policies hide.
@@ -359,6 +360,7 @@ SET ROLE regress_es_reader;
 SELECT count(*) FROM es.read_all(0, NULL);
 SELECT es.fetch('s');
 SELECT es.create_subscription('mine');
+SELECT es.playback('own');
 RESET ROLE;
 SELECT count(*) FROM es.fetch('s');
 SELECT held('s') AS lease \gset

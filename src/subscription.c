@@ -226,6 +226,7 @@ es_playback(PG_FUNCTION_ARGS)
 	EsValue args[] = {EsValueText(subscription->name)};
 
 	EsRefuseFixedSnapshot("es.playback()");
+	EsSubscriptionCheckReader();
 	range.up_to = EsHighWaterMark();
 	if (!PG_ARGISNULL(2))
 		range.up_to = Min(range.up_to, PG_GETARG_INT64(2));
