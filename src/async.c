@@ -45,9 +45,10 @@
 #include "version.h"
 #include "wakeup.h"
 
-#define CHUNK         10000 /* events that are applied together */
-#define POLL_INTERVAL 20    /* milliseconds between two looks, unless the worker tells */
-#define MAX_WAIT      100   /* also if it does: another session may run the projection */
+#define CHUNK         10000  /* events that are applied together */
+#define FOLD_CHUNK    100000 /* the same for folds: each row that they change is written once */
+#define POLL_INTERVAL 20     /* milliseconds between two looks, unless the worker tells */
+#define MAX_WAIT      100    /* also if it does: another session may run the projection */
 
 /* Bringing one projection up to date. */
 typedef struct Run
@@ -283,6 +284,7 @@ static void
 run_chunks(Run *run, int64 max_events)
 {
 	EsCheckpoint *checkpoint = &run->checkpoint;
+	int64 largest = run->projection->apply != NULL ? FOLD_CHUNK : CHUNK;
 
 	if (checkpoint->stopped)
 	{
@@ -292,7 +294,7 @@ run_chunks(Run *run, int64 max_events)
 	}
 	run->mark = EsHighWaterMark();
 	run->up_to = run->mark;
-	run->chunk = CHUNK;
+	run->chunk = largest;
 	while (checkpoint->position < run->mark && !checkpoint->stopped && run->events < max_events)
 	{
 		EsRange range = {
@@ -313,7 +315,7 @@ run_chunks(Run *run, int64 max_events)
 		checkpoint->position = applied.all ? run->up_to : applied.up_to_position;
 		if (checkpoint->position == run->up_to)
 			run->up_to = run->mark;
-		run->chunk = Min(run->chunk * 2, CHUNK);
+		run->chunk = Min(run->chunk * 2, largest);
 	}
 }
 
