@@ -13,16 +13,15 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "aggregate.h"
 #include "catalog.h"
 #include "catalog/indexing.h"
-#include "catalog/pg_collation_d.h"
 #include "checkpoint.h"
 #include "miscadmin.h"
+#include "rows.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -51,20 +50,9 @@ enum
 	PARKED_NCOLUMNS
 };
 
-/* Reading the rows of one projection in one of the two tables. */
-typedef struct Rows
-{
-	Relation table;
-	Relation index;
-	Snapshot snapshot;
-	SysScanDesc scan;
-	ScanKeyData keys[2];
-} Rows;
-
 static bool lock_checkpoint(Oid target, bool dont_wait);
-static void open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
+static void open_rows(EsRows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
 					  const char *projection, StrategyNumber strategy, int64 position);
-static void close_rows(Rows *rows);
 
 void
 EsCheckpointLock(Oid target)
@@ -87,13 +75,13 @@ EsCheckpointRead(const char *projection, EsCheckpoint *checkpoint)
 bool
 EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *checkpoint)
 {
-	Rows rows;
+	EsRows rows;
 	HeapTuple tuple;
 	bool found;
 
 	memset(checkpoint, 0, sizeof(EsCheckpoint));
 	open_rows(&rows, ES_OBJECT_CHECKPOINT, AccessShareLock, snapshot, projection, 0, 0);
-	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	tuple = EsRowsNext(&rows);
 	found = HeapTupleIsValid(tuple);
 	if (found)
 	{
@@ -108,7 +96,7 @@ EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *chec
 		if (!nulls[CHECKPOINT_ERROR_POSITION])
 			checkpoint->error_position = DatumGetInt64(values[CHECKPOINT_ERROR_POSITION]);
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	return found;
 }
 
@@ -117,7 +105,7 @@ EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 {
 	Datum values[CHECKPOINT_NCOLUMNS] = {0};
 	bool nulls[CHECKPOINT_NCOLUMNS] = {false};
-	Rows rows;
+	EsRows rows;
 	HeapTuple old;
 	HeapTuple tuple;
 
@@ -132,12 +120,12 @@ EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 
 	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, GetLatestSnapshot(), projection, 0, 0);
 	tuple = heap_form_tuple(RelationGetDescr(rows.table), values, nulls);
-	old = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	old = EsRowsNext(&rows);
 	if (HeapTupleIsValid(old))
 		CatalogTupleUpdate(rows.table, &old->t_self, tuple);
 	else
 		CatalogTupleInsert(rows.table, tuple);
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	heap_freetuple(tuple);
 	CommandCounterIncrement();
 }
@@ -145,14 +133,14 @@ EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 void
 EsCheckpointRemove(const char *projection)
 {
-	Rows rows;
+	EsRows rows;
 	HeapTuple tuple;
 
 	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, GetLatestSnapshot(), projection, 0, 0);
-	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
 		CatalogTupleDelete(rows.table, &tuple->t_self);
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	CommandCounterIncrement();
 }
 
@@ -176,18 +164,18 @@ int64
 EsCheckpointUnpark(const char *projection, int64 position)
 {
 	int64 count = 0;
-	Rows rows;
+	EsRows rows;
 	HeapTuple tuple;
 
 	open_rows(&rows, ES_OBJECT_PARKED, RowExclusiveLock, GetLatestSnapshot(), projection,
 			  position == 0 ? 0 : BTEqualStrategyNumber, position);
-	while (HeapTupleIsValid(tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection)))
+	while (HeapTupleIsValid(tuple = EsRowsNext(&rows)))
 	{
 		CHECK_FOR_INTERRUPTS();
 		CatalogTupleDelete(rows.table, &tuple->t_self);
 		count++;
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	CommandCounterIncrement();
 	return count;
 }
@@ -196,12 +184,12 @@ int64
 EsCheckpointNextParked(const char *projection, int64 after)
 {
 	int64 next = 0;
-	Rows rows;
+	EsRows rows;
 	HeapTuple tuple;
 
 	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, GetLatestSnapshot(), projection,
 			  BTGreaterStrategyNumber, after);
-	tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection);
+	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
 	{
 		bool isnull;
@@ -209,7 +197,7 @@ EsCheckpointNextParked(const char *projection, int64 after)
 		next = DatumGetInt64(heap_getattr(tuple, PARKED_POSITION + 1, RelationGetDescr(rows.table),
 										  &isnull));
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	return next;
 }
 
@@ -218,12 +206,12 @@ EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked)
 {
 	int allocated = 16;
 	int64 *parked = palloc(sizeof(int64) * allocated);
-	Rows rows;
+	EsRows rows;
 	HeapTuple tuple;
 
 	*nparked = 0;
 	open_rows(&rows, ES_OBJECT_PARKED, AccessShareLock, snapshot, projection, 0, 0);
-	while (HeapTupleIsValid(tuple = systable_getnext_ordered(rows.scan, ForwardScanDirection)))
+	while (HeapTupleIsValid(tuple = EsRowsNext(&rows)))
 	{
 		bool isnull;
 
@@ -236,7 +224,7 @@ EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked)
 		parked[(*nparked)++] = DatumGetInt64(heap_getattr(tuple, PARKED_POSITION + 1,
 														  RelationGetDescr(rows.table), &isnull));
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	return parked;
 }
 
@@ -251,35 +239,20 @@ lock_checkpoint(Oid target, bool dont_wait)
 }
 
 /*
- * Starts to read the projection's rows in order, as the snapshot shows them (to
- * change them, the latest one whatever the isolation level): all of them
+ * Starts to read the projection's rows in one of the two tables: all of them
  * (strategy 0), or those at (equal) or above (greater) a position.
  */
 static void
-open_rows(Rows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
+open_rows(EsRows *rows, EsObject table, LOCKMODE lockmode, Snapshot snapshot,
 		  const char *projection, StrategyNumber strategy, int64 position)
 {
-	EsObject index =
-		table == ES_OBJECT_PARKED ? ES_OBJECT_PARKED_PKEY : ES_OBJECT_CHECKPOINT_PKEY;
-
-	ScanKeyInit(&rows->keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ,
-				CStringGetTextDatum(projection));
-	rows->keys[0].sk_collation = C_COLLATION_OID;
-	ScanKeyInit(&rows->keys[1], 2, strategy,
-				strategy == BTGreaterStrategyNumber ? F_INT8GT : F_INT8EQ,
-				Int64GetDatum(position));
-	rows->table = table_open(EsCatalogOid(table), lockmode);
-	rows->index = index_open(EsCatalogOid(index), AccessShareLock);
-	rows->snapshot = RegisterSnapshot(snapshot);
-	rows->scan = systable_beginscan_ordered(rows->table, rows->index, rows->snapshot,
-											strategy == 0 ? 1 : 2, rows->keys);
-}
-
-static void
-close_rows(Rows *rows)
-{
-	systable_endscan_ordered(rows->scan);
-	UnregisterSnapshot(rows->snapshot);
-	index_close(rows->index, AccessShareLock);
-	table_close(rows->table, NoLock);
+	rows->nkeys = 0;
+	EsRowsKeyText(rows, 1, projection);
+	if (strategy != 0)
+		EsRowsKey(rows, 2, strategy,
+				  strategy == BTGreaterStrategyNumber ? F_INT8GT : F_INT8EQ,
+				  Int64GetDatum(position));
+	EsRowsOpen(rows, table,
+			   table == ES_OBJECT_PARKED ? ES_OBJECT_PARKED_PKEY : ES_OBJECT_CHECKPOINT_PKEY,
+			   lockmode, snapshot);
 }

@@ -42,6 +42,7 @@
 #include "miscadmin.h"
 #include "position.h"
 #include "read.h"
+#include "receiver.h"
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/datum.h"
@@ -195,8 +196,6 @@ static bool is_settled(Fetch *fetch, EsReadRange *range);
 static void read_retries(Fetch *fetch);
 static bool receive(TupleTableSlot *slot, DestReceiver *self);
 static bool receive_retry(TupleTableSlot *slot, DestReceiver *self);
-static void receive_startup(DestReceiver *self, int operation, TupleDesc desc);
-static void receive_nothing(DestReceiver *self);
 static Obstacle obstacle_of(Fetch *fetch, TupleTableSlot *slot, int64 position);
 static bool is_waiting(Fetch *fetch, Datum type, Datum id);
 static void put(Fetch *fetch, TupleTableSlot *slot, int32 attempt, bool replayed);
@@ -271,10 +270,6 @@ init_fetch(Fetch *fetch, FunctionCallInfo fcinfo)
 	result = (ReturnSetInfo *) fcinfo->resultinfo;
 	fetch->result = result->setResult;
 	fetch->desc = result->setDesc;
-	fetch->receiver.rStartup = receive_startup;
-	fetch->receiver.rShutdown = receive_nothing;
-	fetch->receiver.rDestroy = receive_nothing;
-	fetch->receiver.mydest = DestTuplestore;
 	fetch->context = AllocSetContextCreate(CurrentMemoryContext, "es fetch", ALLOCSET_DEFAULT_SIZES);
 }
 
@@ -425,7 +420,7 @@ expect(Fetch *fetch)
 		fetch->limit = 1;
 	else
 		fetch->limit = Max(fetch->max_count >> Min(expired, 30), 1);
-	fetch->receiver.receiveSlot = stream->kind == ES_STREAM_RETRY ? receive_retry : receive;
+	EsReceiverInit(&fetch->receiver, stream->kind == ES_STREAM_RETRY ? receive_retry : receive);
 }
 
 /* Reads the stream's events above its checkpoint, as many as are wanted. */
@@ -547,16 +542,6 @@ receive_retry(TupleTableSlot *slot, DestReceiver *self)
 	put(fetch, slot, DatumGetInt32(slot->tts_values[RETRY_ATTEMPTS - 1]) + 1,
 		DatumGetBool(replayed));
 	return true;
-}
-
-static void
-receive_startup(DestReceiver *self, int operation, TupleDesc desc)
-{
-}
-
-static void
-receive_nothing(DestReceiver *self)
-{
 }
 
 /* Says whether an event can't be delivered; one that has to wait is put on the list. */

@@ -65,7 +65,6 @@ static void restore_dependencies(void);
 static void try_statements(const char *name);
 static void triggers_enabled(Node *command);
 static void restore_trigger(EsProjection *projection, Oid only);
-static EsProjection *find_projection(const char *name);
 static bool is_restricted(FunctionCallInfo fcinfo);
 static void look_for_dropped(EsProjection *projection, bool *projection_dropped,
 							 bool *function_dropped);
@@ -288,7 +287,7 @@ follow_statements(const char *name)
 
 	do
 	{
-		projection = find_projection(name);
+		projection = EsProjectionLookup(name);
 		if (projection == NULL)
 			return;
 		target = EsProjectionOpen(projection, AccessShareLock);
@@ -402,22 +401,6 @@ restore_trigger(EsProjection *projection, Oid only)
 		EsRelationOwnerCheck(projection->target, GetUserId()))
 		EsRegistryRestoreTrigger(OidIsValid(only) ? only : projection->target,
 								 projection->protect, !OidIsValid(only));
-}
-
-/* Returns the projection of that name, null if there is none any more. */
-static EsProjection *
-find_projection(const char *name)
-{
-	ListCell *lc;
-
-	foreach(lc, EsProjections())
-	{
-		EsProjection *projection = lfirst(lc);
-
-		if (strcmp(projection->name, name) == 0)
-			return projection;
-	}
-	return NULL;
 }
 
 /*

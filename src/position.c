@@ -103,7 +103,6 @@ static int64 *known_mark(void);
 static int64 least_in_flight(int64 mark);
 static int64 last_value(Oid sequence);
 static FormData_pg_sequence_data read_sequence(Oid sequence, XLogRecPtr *lsn);
-static Oid owner_of(Oid relid);
 static void release_resources(ResourceReleasePhase phase, bool is_commit, bool is_top_level,
 							  void *arg);
 static void end_transaction(XactEvent event, void *arg);
@@ -287,7 +286,7 @@ EsHighWaterMarkPublish(int64 mark)
 	{
 		EsActing acting;
 
-		EsActingBegin(&acting, owner_of(sequence), NULL);
+		EsActingBegin(&acting, EsCatalogOwner(), NULL);
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(mark));
 		EsActingEnd(&acting);
 	}
@@ -404,17 +403,6 @@ read_sequence(Oid sequence, XLogRecPtr *lsn)
 	UnlockReleaseBuffer(buffer);
 	relation_close(rel, AccessShareLock);
 	return data;
-}
-
-/* Returns the role that owns the relation. */
-static Oid
-owner_of(Oid relid)
-{
-	Relation rel = relation_open(relid, AccessShareLock);
-	Oid owner = rel->rd_rel->relowner;
-
-	relation_close(rel, NoLock);
-	return owner;
 }
 
 /* Forgets the tag when the transaction has ended or is prepared. */

@@ -58,7 +58,6 @@ static List *garbage = NIL;                /* of MemoryContext, in TopMemoryCont
 static int users = 0;
 static uint64 transaction = 1; /* counts this backend's transactions */
 
-static EsProjection *find(const char *name);
 static void register_callbacks(void);
 static void load_registry(void);
 static void index_filters(void);
@@ -108,7 +107,7 @@ EsProjections(void)
 EsProjection *
 EsProjectionFind(const char *name)
 {
-	EsProjection *projection = find(name);
+	EsProjection *projection = EsProjectionLookup(name);
 
 	if (projection == NULL)
 		ereport(ERROR,
@@ -118,13 +117,28 @@ EsProjectionFind(const char *name)
 	return projection;
 }
 
+EsProjection *
+EsProjectionLookup(const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, EsProjections())
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (strcmp(projection->name, name) == 0)
+			return projection;
+	}
+	return NULL;
+}
+
 bool
 EsProjectionExists(const char *name)
 {
 	bool exists;
 
 	EsProjectionsEnter();
-	exists = find(name) != NULL;
+	exists = EsProjectionLookup(name) != NULL;
 	EsProjectionsLeave();
 	return exists;
 }
@@ -713,20 +727,4 @@ describe_event(TupleTableSlot *event)
 #undef VALUE
 #undef ISNULL
 	return buf.data;
-}
-
-/* Returns the projection of that name, or null. */
-static EsProjection *
-find(const char *name)
-{
-	ListCell *lc;
-
-	foreach(lc, EsProjections())
-	{
-		EsProjection *projection = lfirst(lc);
-
-		if (strcmp(projection->name, name) == 0)
-			return projection;
-	}
-	return NULL;
 }

@@ -92,6 +92,9 @@ extern List *EsProjections(void);
 /* Returns the projection of that name; raises SE006 if there is none. */
 extern EsProjection *EsProjectionFind(const char *name);
 
+/* The same, but null if there is none. */
+extern EsProjection *EsProjectionLookup(const char *name);
+
 /* Says whether there is a projection of that name. */
 extern bool EsProjectionExists(const char *name);
 

@@ -30,24 +30,22 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "aggregate.h"
 #include "catalog.h"
 #include "catalog/indexing.h"
-#include "catalog/pg_collation_d.h"
 #include "catalog/pg_type_d.h"
 #include "errors.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "port/pg_crc32c.h"
+#include "rows.h"
 #include "storage/lock.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
@@ -100,16 +98,6 @@ static const char *const kinds[] = {
 #define PARKED_SUBSCRIPTION 1
 #define PARKED_PARTITION    2
 
-/* Reading rows of a table by an index. */
-typedef struct Rows
-{
-	Relation table;
-	Relation index;
-	Snapshot snapshot;
-	SysScanDesc scan;
-	ScanKeyData keys[2];
-} Rows;
-
 static EsQuery park_query = {
 	"INSERT INTO es.subscription_parked AS p (subscription, partition, replayed, position,"
 	" aggregate_type, aggregate_id, held, attempts, reason, stream, done, parked_at)"
@@ -135,11 +123,7 @@ static EsQuery forget_query = {
 	2,
 	{TEXTOID, INT4OID}};
 
-static void key_text(Rows *rows, int key, AttrNumber column, const char *value);
-static void key_int32(Rows *rows, int key, AttrNumber column, int32 value);
-static void open_rows(Rows *rows, EsObject table, EsObject index, LOCKMODE lockmode, int nkeys);
-static HeapTuple next_row(Rows *rows);
-static void close_rows(Rows *rows);
+static void open_stream(EsRows *rows, int32 id, LOCKMODE lockmode);
 static EsStream *stream_of(HeapTuple tuple, TupleDesc desc);
 static HeapTuple tuple_of(const EsStream *stream, TupleDesc desc);
 static EsStreamKind kind_of(Datum kind);
@@ -151,12 +135,13 @@ EsSubscription *
 EsSubscriptionRead(const char *name)
 {
 	EsSubscription *subscription = NULL;
-	Rows rows;
+	EsRows rows = {0};
 	HeapTuple tuple;
 
-	key_text(&rows, 0, SUBSCRIPTION_NAME + 1, name);
-	open_rows(&rows, ES_OBJECT_SUBSCRIPTION, ES_OBJECT_SUBSCRIPTION_PKEY, AccessShareLock, 1);
-	tuple = next_row(&rows);
+	EsRowsKeyText(&rows, SUBSCRIPTION_NAME + 1, name);
+	EsRowsOpen(&rows, ES_OBJECT_SUBSCRIPTION, ES_OBJECT_SUBSCRIPTION_PKEY, AccessShareLock,
+			   GetLatestSnapshot());
+	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
 	{
 		Datum values[SUBSCRIPTION_NCOLUMNS];
@@ -174,7 +159,7 @@ EsSubscriptionRead(const char *name)
 		read_filters(subscription->filters, ES_READ_SOURCES + 1, &values[SUBSCRIPTION_FILTERS],
 					 &nulls[SUBSCRIPTION_FILTERS]);
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	return subscription;
 }
 
@@ -237,17 +222,18 @@ List *
 EsStreamsRead(const char *subscription)
 {
 	List *streams = NIL;
-	Rows rows;
+	EsRows rows = {0};
 	HeapTuple tuple;
 
-	key_text(&rows, 0, STREAM_SUBSCRIPTION + 1, subscription);
-	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_SUBSCRIPTION, AccessShareLock, 1);
-	while (HeapTupleIsValid(tuple = next_row(&rows)))
+	EsRowsKeyText(&rows, STREAM_SUBSCRIPTION + 1, subscription);
+	EsRowsOpen(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_SUBSCRIPTION, AccessShareLock,
+			   GetLatestSnapshot());
+	while (HeapTupleIsValid(tuple = EsRowsNext(&rows)))
 	{
 		CHECK_FOR_INTERRUPTS();
 		streams = lappend(streams, stream_of(tuple, RelationGetDescr(rows.table)));
 	}
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	list_sort(streams, compare_streams);
 	return streams;
 }
@@ -256,15 +242,14 @@ EsStream *
 EsStreamRead(int32 id)
 {
 	EsStream *stream = NULL;
-	Rows rows;
+	EsRows rows = {0};
 	HeapTuple tuple;
 
-	key_int32(&rows, 0, STREAM_ID + 1, id);
-	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, AccessShareLock, 1);
-	tuple = next_row(&rows);
+	open_stream(&rows, id, AccessShareLock);
+	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
 		stream = stream_of(tuple, RelationGetDescr(rows.table));
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	return stream;
 }
 
@@ -295,18 +280,17 @@ EsStreamUnlock(int32 id)
 void
 EsStreamWrite(const EsStream *stream)
 {
-	Rows rows;
+	EsRows rows = {0};
 	HeapTuple old;
 	HeapTuple tuple;
 
-	key_int32(&rows, 0, STREAM_ID + 1, stream->id);
-	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, RowExclusiveLock, 1);
-	old = next_row(&rows);
+	open_stream(&rows, stream->id, RowExclusiveLock);
+	old = EsRowsNext(&rows);
 	if (!HeapTupleIsValid(old))
 		elog(ERROR, "stream %d of subscription \"%s\" is gone", stream->id, stream->subscription);
 	tuple = tuple_of(stream, RelationGetDescr(rows.table));
 	CatalogTupleUpdate(rows.table, &old->t_self, tuple);
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	heap_freetuple(tuple);
 	CommandCounterIncrement();
 }
@@ -314,15 +298,14 @@ EsStreamWrite(const EsStream *stream)
 void
 EsStreamRemove(const EsStream *stream)
 {
-	Rows rows;
+	EsRows rows = {0};
 	HeapTuple tuple;
 
-	key_int32(&rows, 0, STREAM_ID + 1, stream->id);
-	open_rows(&rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, RowExclusiveLock, 1);
-	tuple = next_row(&rows);
+	open_stream(&rows, stream->id, RowExclusiveLock);
+	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
 		CatalogTupleDelete(rows.table, &tuple->t_self);
-	close_rows(&rows);
+	EsRowsClose(&rows);
 	CommandCounterIncrement();
 }
 
@@ -364,13 +347,14 @@ EsLeaseArgument(FunctionCallInfo fcinfo, int arg)
 bool
 EsSubscriptionHasRetries(const EsSubscription *subscription)
 {
-	Rows rows;
+	EsRows rows = {0};
 	bool found;
 
-	key_text(&rows, 0, PARKED_SUBSCRIPTION, subscription->name);
-	open_rows(&rows, ES_OBJECT_STREAM_PARKED, ES_OBJECT_STREAM_PARKED_WAITING, AccessShareLock, 1);
-	found = HeapTupleIsValid(next_row(&rows));
-	close_rows(&rows);
+	EsRowsKeyText(&rows, PARKED_SUBSCRIPTION, subscription->name);
+	EsRowsOpen(&rows, ES_OBJECT_STREAM_PARKED, ES_OBJECT_STREAM_PARKED_WAITING, AccessShareLock,
+			   GetLatestSnapshot());
+	found = HeapTupleIsValid(EsRowsNext(&rows));
+	EsRowsClose(&rows);
 	return found;
 }
 
@@ -378,16 +362,16 @@ bool
 EsStreamHasParked(const EsStream *stream)
 {
 	bool retry = stream->kind == ES_STREAM_RETRY;
-	Rows rows;
+	EsRows rows = {0};
 	bool found;
 
-	key_text(&rows, 0, PARKED_SUBSCRIPTION, stream->subscription);
-	key_int32(&rows, 1, PARKED_PARTITION, stream->partition);
-	open_rows(&rows, ES_OBJECT_STREAM_PARKED,
-			  retry ? ES_OBJECT_STREAM_PARKED_WAITING : ES_OBJECT_STREAM_PARKED_PKEY,
-			  AccessShareLock, 2);
-	found = HeapTupleIsValid(next_row(&rows));
-	close_rows(&rows);
+	EsRowsKeyText(&rows, PARKED_SUBSCRIPTION, stream->subscription);
+	EsRowsKeyInt32(&rows, PARKED_PARTITION, stream->partition);
+	EsRowsOpen(&rows, ES_OBJECT_STREAM_PARKED,
+			   retry ? ES_OBJECT_STREAM_PARKED_WAITING : ES_OBJECT_STREAM_PARKED_PKEY,
+			   AccessShareLock, GetLatestSnapshot());
+	found = HeapTupleIsValid(EsRowsNext(&rows));
+	EsRowsClose(&rows);
 	return found;
 }
 
@@ -421,45 +405,12 @@ EsStreamForget(const char *subscription, EsValue partition)
 	SPI_finish();
 }
 
-/* Say what a column of the table (counted from 1) must be equal to. */
+/* Starts to read the row of a stream. */
 static void
-key_text(Rows *rows, int key, AttrNumber column, const char *value)
+open_stream(EsRows *rows, int32 id, LOCKMODE lockmode)
 {
-	ScanKeyInit(&rows->keys[key], column, BTEqualStrategyNumber, F_TEXTEQ,
-				CStringGetTextDatum(value));
-	rows->keys[key].sk_collation = C_COLLATION_OID;
-}
-
-static void
-key_int32(Rows *rows, int key, AttrNumber column, int32 value)
-{
-	ScanKeyInit(&rows->keys[key], column, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(value));
-}
-
-/* Starts to read rows in the order of an index, as they are now. */
-static void
-open_rows(Rows *rows, EsObject table, EsObject index, LOCKMODE lockmode, int nkeys)
-{
-	rows->table = table_open(EsCatalogOid(table), lockmode);
-	rows->index = index_open(EsCatalogOid(index), AccessShareLock);
-	rows->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	rows->scan =
-		systable_beginscan_ordered(rows->table, rows->index, rows->snapshot, nkeys, rows->keys);
-}
-
-static HeapTuple
-next_row(Rows *rows)
-{
-	return systable_getnext_ordered(rows->scan, ForwardScanDirection);
-}
-
-static void
-close_rows(Rows *rows)
-{
-	systable_endscan_ordered(rows->scan);
-	UnregisterSnapshot(rows->snapshot);
-	index_close(rows->index, AccessShareLock);
-	table_close(rows->table, NoLock);
+	EsRowsKeyInt32(rows, STREAM_ID + 1, id);
+	EsRowsOpen(rows, ES_OBJECT_STREAM, ES_OBJECT_STREAM_PKEY, lockmode, GetLatestSnapshot());
 }
 
 static EsStream *

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "position.h"
 #include "read.h"
+#include "receiver.h"
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -100,8 +101,6 @@ static List *lock_streams(const EsSubscription *subscription);
 static int compare_ids(const ListCell *a, const ListCell *b);
 static ArrayType *common(ArrayType *a, ArrayType *b);
 static bool count_event(TupleTableSlot *slot, DestReceiver *self);
-static void count_startup(DestReceiver *self, int operation, TupleDesc desc);
-static void count_nothing(DestReceiver *self);
 
 ES_FUNCTION_INFO_V1(es_create_subscription);
 ES_FUNCTION_INFO_V1(es_drop_subscription);
@@ -232,11 +231,7 @@ es_playback(PG_FUNCTION_ARGS)
 		range.up_to = Min(range.up_to, PG_GETARG_INT64(2));
 	range.filters[ES_READ_AGGREGATE_IDS] = EsListArgument(fcinfo, 4, "aggregate_ids");
 	count->partitions = subscription->partitions;
-	count->receiver.receiveSlot = count_event;
-	count->receiver.rStartup = count_startup;
-	count->receiver.rShutdown = count_nothing;
-	count->receiver.rDestroy = count_nothing;
-	count->receiver.mydest = DestTuplestore;
+	EsReceiverInit(&count->receiver, count_event);
 
 	SPI_connect();
 	if (EsQueryRun(&keep_query, args) == 0)
@@ -348,14 +343,4 @@ count_event(TupleTableSlot *slot, DestReceiver *self)
 	count->last[EsPartitionOf(type, id, count->partitions)] =
 		DatumGetInt64(slot_getattr(slot, ES_EVENT_POSITION, &isnull));
 	return true;
-}
-
-static void
-count_startup(DestReceiver *self, int operation, TupleDesc desc)
-{
-}
-
-static void
-count_nothing(DestReceiver *self)
-{
 }

@@ -26,6 +26,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "past.h"
+#include "receiver.h"
 #include "rowtext.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -54,9 +55,7 @@ static void verify_part(const EsFoldedPart *part, void *arg);
 static void check_keys(Verification *verification);
 static void check_key(EsStateEntry *entry, void *arg);
 static void compare_rows(Verification *verification);
-static void start_rows(DestReceiver *receiver, int operation, TupleDesc desc);
 static bool compare_row(TupleTableSlot *row, DestReceiver *receiver);
-static void end_rows(DestReceiver *receiver);
 static void report_missing(EsStateEntry *entry, void *arg);
 static void report(Verification *verification, const Datum *key, TupleTableSlot *actual,
 				   TupleTableSlot *expected);
@@ -107,11 +106,7 @@ begin(Verification *verification, const char *name, const char *apply)
 	verification->expected = MakeSingleTupleTableSlot(RelationGetDescr(target), &TTSOpsHeapTuple);
 	verification->row = AllocSetContextCreate(CurrentMemoryContext, "es verify row",
 											  ALLOCSET_DEFAULT_SIZES);
-	verification->receiver.receiveSlot = compare_row;
-	verification->receiver.rStartup = start_rows;
-	verification->receiver.rShutdown = end_rows;
-	verification->receiver.rDestroy = end_rows;
-	verification->receiver.mydest = DestTuplestore;
+	EsReceiverInit(&verification->receiver, compare_row);
 	return target;
 }
 
@@ -180,11 +175,6 @@ compare_rows(Verification *verification)
 	SPI_finish();
 }
 
-static void
-start_rows(DestReceiver *receiver, int operation, TupleDesc desc)
-{
-}
-
 /* Compares a row of the table with what the log gives for its key. */
 static bool
 compare_row(TupleTableSlot *row, DestReceiver *receiver)
@@ -218,11 +208,6 @@ compare_row(TupleTableSlot *row, DestReceiver *receiver)
 	}
 	MemoryContextSwitchTo(old);
 	return true;
-}
-
-static void
-end_rows(DestReceiver *receiver)
-{
 }
 
 /* Reports a row that the log gives and the table has not. */
