@@ -208,6 +208,33 @@ SELECT es.wait_for('account', 1);
 SELECT es.run_projections();
 ROLLBACK;
 
+-- A row that can't be written is folded from many events: which one is to blame is found soon.
+CREATE TABLE stock (id text PRIMARY KEY, n integer NOT NULL CHECK (n >= 0));
+CREATE FUNCTION stock_apply(state stock, event es.events) RETURNS stock
+LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + (event.data->>'n')::integer)::stock;
+SELECT es.create_projection('stock', 'stock', 'stock_apply', aggregate_types => '{stock}', mode => 'async', on_error => 'park');
+INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
+SELECT 'stock', '1', 'Moved', jsonb_build_object('n', CASE WHEN g IN (1, 5000) THEN -1000000 ELSE 1 END)
+  FROM generate_series(1, 30000) AS g;
+SELECT es.run_projections('stock');
+TABLE stock;
+SELECT version, reason FROM es.parked_events WHERE projection = 'stock' ORDER BY version;
+-- Where nothing searches for it, no other event is named.
+SELECT es.alter_projection('stock', mode => 'inline', enabled => false);
+SELECT es.append('stock', '2', 'Moved', '{"n": -1}'), es.append('stock', '1', 'Moved', '{"n": 1}'), es.append('else', '1', 'Moved');
+DO $$
+DECLARE
+	detail text;
+BEGIN
+	PERFORM es.alter_projection('stock', enabled => true);
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RAISE NOTICE '%: %', SQLERRM, detail;
+END $$;
+SELECT es.drop_projection('stock');
+DROP TABLE stock CASCADE;
+
 -- Only the owner's: others run, and park, nothing.
 CREATE ROLE regress_es_async;
 GRANT USAGE ON SCHEMA es TO regress_es_async;

@@ -56,10 +56,11 @@ typedef struct Run
 	EsProjection *projection;
 	Relation target;
 	EsCheckpoint checkpoint;
-	int64 mark;   /* settled up to here */
-	int64 up_to;  /* of the next chunk */
-	int64 chunk;  /* events in it at most */
-	int64 events; /* applied */
+	int64 mark;    /* settled up to here */
+	int64 up_to;   /* of the next chunk */
+	int64 chunk;   /* events in it at most */
+	int64 events;  /* applied */
+	bool narrowed; /* the chunk ends before the event at which the last one has failed */
 } Run;
 
 /* A projection that may be behind. */
@@ -311,6 +312,7 @@ run_chunks(Run *run, int64 max_events)
 			handle_error(run, error, range.max_events);
 			continue;
 		}
+		run->narrowed = false;
 		run->events += applied.events;
 		checkpoint->position = applied.all ? run->up_to : applied.up_to_position;
 		if (checkpoint->position == run->up_to)
@@ -319,11 +321,15 @@ run_chunks(Run *run, int64 max_events)
 	}
 }
 
-/* Applies a chunk, or nothing: then it returns the error. */
+/*
+ * Applies a chunk, or nothing: then it returns the error.  What a failed attempt has
+ * allocated goes with its context, for there may be many of them.
+ */
 static ErrorData *
 try_chunk(Run *run, EsRange range, EsApplied *applied)
 {
-	MemoryContext context = CurrentMemoryContext;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "es chunk", ALLOCSET_DEFAULT_SIZES);
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData *volatile error = NULL;
 
@@ -336,7 +342,7 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
+		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
@@ -344,21 +350,30 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 			ReThrowError(error);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 	CurrentResourceOwner = owner;
 	return error;
 }
 
-/* Narrows the next chunk down, until the event is found that is to blame. */
+/*
+ * Narrows the next chunk down, until the event is found that is to blame.  If the
+ * events before the one at which a chunk has failed fail as well, that was where a
+ * row was to be written, and an earlier event is to blame: then it is searched for
+ * by halves.
+ */
 static void
 handle_error(Run *run, ErrorData *error, int64 limit)
 {
 	int64 position = run->projection->failed_position;
 
-	if (position != 0 && run->projection->batch && limit > 1)
+	if (position != 0 && (run->projection->batch || run->narrowed) && limit > 1)
 		run->chunk = limit / 2;
 	else if (position > run->checkpoint.position + 1)
+	{
 		run->up_to = position - 1;
+		run->narrowed = true;
+	}
 	else
 		blame_event(run, position, error);
 	FreeErrorData(error);

@@ -20,6 +20,7 @@ static EsApplied fold_log(EsProjection *projection, Relation target, EsRange ran
 						  EsStorage *storage);
 static void fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 					   EsMaintenance *maintenance, EsRange range, EsApplied *result);
+static int64 position_of(TupleTableSlot *event);
 
 EsApplied
 EsCatchUp(EsProjection *projection, Relation target, EsRange range, bool quiet,
@@ -58,6 +59,8 @@ fold_log(EsProjection *projection, Relation target, EsRange range, bool quiet,
 	}
 	PG_CATCH();
 	{
+		if (position != 0 && (TupIsNull(event) || position_of(event) != position))
+			EsProjectionFailedAt(projection, position, context);
 		EsProjectionFailed(projection, TupIsNull(event) ? NULL : event, context);
 	}
 	PG_END_TRY();
@@ -86,4 +89,12 @@ fold_range(EsProjection *projection, Relation events, TupleTableSlot *event,
 		result->all = ++result->events < range.max_events;
 	}
 	EsLogScanEnd(&scan);
+}
+
+static int64
+position_of(TupleTableSlot *event)
+{
+	bool isnull;
+
+	return DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull));
 }

@@ -75,6 +75,8 @@ static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn colum
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void transaction_ended(XactEvent event, void *arg);
+pg_noreturn static void fail(EsProjection *projection, TupleTableSlot *event, int64 position,
+							 MemoryContext context);
 static int64 event_position(TupleTableSlot *event);
 static char *describe_event(TupleTableSlot *event);
 
@@ -353,12 +355,24 @@ EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event, int64 posi
 	return NULL;
 }
 
-/*
- * The fold is compiled anew after an error: what functions keep in it between
- * two calls may be in any state.
- */
 void
 EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContext context)
+{
+	fail(projection, event, event == NULL ? 0 : event_position(event), context);
+}
+
+void
+EsProjectionFailedAt(EsProjection *projection, int64 position, MemoryContext context)
+{
+	fail(projection, NULL, position, context);
+}
+
+/*
+ * Rethrows the current error.  The fold is compiled anew after it: what functions
+ * keep in it between two calls may be in any state.
+ */
+static void
+fail(EsProjection *projection, TupleTableSlot *event, int64 position, MemoryContext context)
 {
 	ErrorData *cause;
 
@@ -369,11 +383,14 @@ EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContex
 		PG_RE_THROW();
 
 	FlushErrorState();
-	projection->failed_position = event == NULL ? 0 : event_position(event);
+	projection->failed_position = position;
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROJECTION_FAILED),
 			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),
 			 event == NULL ? 0 : errdetail_internal("%s", describe_event(event)),
+			 event != NULL || position == 0
+				 ? 0
+				 : errdetail("The last event of the row is at position " INT64_FORMAT ".", position),
 			 cause->hint == NULL ? 0 : errhint("%s", cause->hint),
 			 errcontext("cause: %s%s%s%s%s", unpack_sql_state(cause->sqlerrcode),
 						cause->detail == NULL ? "" : ", ", cause->detail == NULL ? "" : cause->detail,

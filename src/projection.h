@@ -174,4 +174,10 @@ extern TupleTableSlot *EsProjectionFindEvent(Tuplestorestate *events, TupleTable
 extern void EsProjectionFailed(EsProjection *projection, TupleTableSlot *event,
 							   MemoryContext context);
 
+/*
+ * The same where a row can't be written that was folded from several events: known
+ * is the position of the last one of them.
+ */
+extern void EsProjectionFailedAt(EsProjection *projection, int64 position, MemoryContext context);
+
 #endif /* ES_PROJECTION_H */
