@@ -92,7 +92,11 @@ wanted_database(Node *statement)
 			 option_value(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
 		name = ((AlterDatabaseStmt *) statement)->dbname;
 	else if (IsA(statement, CreatedbStmt))
+	{
 		name = option_value(((CreatedbStmt *) statement)->options, "template");
+		if (name == NULL)
+			name = "template1";
+	}
 	if (name == NULL || !IsTransactionState())
 		return InvalidOid;
 

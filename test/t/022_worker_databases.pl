@@ -90,6 +90,14 @@ foreach my $round (1 .. 3)
 	sql('CREATE DATABASE two TEMPLATE one');
 }
 kept_up('two', 'dropped and created, time and again');
+$node->append_conf('postgresql.conf', q(es.worker_databases = 'one, two, template1'));
+$node->reload;
+has_workers('one template1 two', 'the template that is copied by default has a worker');
+sql('CREATE DATABASE six');
+sql('CREATE DATABASE seven TEMPLATE DEFAULT');
+$node->append_conf('postgresql.conf', q(es.worker_databases = 'one, two'));
+$node->reload;
+has_workers('one two', 'and loses it');
 
 # Those who may not give the command don't stop the worker.
 sql('CREATE ROLE somebody LOGIN CREATEDB');
@@ -115,7 +123,8 @@ has_workers('one two', 'a worker where they are');
 # Settings of the database don't get in the worker's way.
 sql(qq(ALTER DATABASE one SET $_))
   foreach ('default_transaction_isolation = serializable', 'default_transaction_read_only = on', 'statement_timeout = 1',
-	'search_path = nowhere', 'lock_timeout = 1', 'session_replication_role = replica', 'es.restore = on');
+	'search_path = nowhere', 'lock_timeout = 1', 'session_replication_role = replica', 'es.restore = on',
+	'session_authorization = somebody', 'role = somebody');
 sql(qq(SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'pg_eventsourcing worker' AND datname = 'one'));
 has_workers('one two', 'a worker with odd settings');
 sql('ALTER DATABASE one RESET ALL');
