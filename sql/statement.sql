@@ -213,6 +213,29 @@ SELECT 'settings', value, count(*) FROM settings GROUP BY value
 UNION ALL SELECT 'tokyo', value, count(*) FROM tokyo GROUP BY value;
 SELECT es.drop_projection('settings'), es.drop_projection('tokyo');
 
+-- so it is parsed in the same way, too
+CREATE TABLE parsed (id text PRIMARY KEY, words text, missing boolean, items text[]);
+CREATE TABLE folded (LIKE parsed INCLUDING ALL);
+SELECT es.create_projection('parsed', 'parsed', event_types => '{P}');
+SELECT es.set_handler('parsed', 'P', $$INSERT INTO parsed VALUES (event.aggregate_id,
+	regexp_replace(event.source, '\s+', '_'), event.data->>'none' = NULL, '{NULL}')$$);
+CREATE FUNCTION folded_apply(state folded, event es.events) RETURNS folded LANGUAGE sql IMMUTABLE AS $$
+SELECT ROW(event.aggregate_id, regexp_replace(event.source, '\s+', '_'), event.data->>'none' = NULL, '{NULL}'::text[])::folded $$;
+SELECT es.create_projection('folded', 'folded', 'folded_apply', event_types => '{P}');
+SELECT es.append('p', '1', 'P', source => 'some swords');
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+SET transform_null_equals = on;
+SET array_nulls = off;
+ALTER FUNCTION folded_apply COST 50;
+SELECT es.append('p', '2', 'P', source => 'some swords');
+RESET standard_conforming_strings;
+RESET escape_string_warning;
+RESET transform_null_equals;
+RESET array_nulls;
+SELECT *, items[1] IS NULL AS null_item FROM parsed UNION ALL SELECT *, items[1] IS NULL FROM folded;
+SELECT es.drop_projection('parsed'), es.drop_projection('folded');
+
 -- who owns the table owns the projection
 CREATE ROLE regress_es_other;
 GRANT USAGE ON SCHEMA es, statement TO regress_es_other;

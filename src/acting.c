@@ -29,8 +29,11 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "pgtime.h"
 #include "tsearch/ts_cache.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
@@ -39,7 +42,7 @@
 
 static const char *const pinned_settings[] = {
 	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
-	"default_text_search_config"};
+	"default_text_search_config", "standard_conforming_strings", "transform_null_equals", "array_nulls"};
 
 /* What the pinned settings are in the session, and so their names as well. */
 typedef struct SessionState
@@ -53,6 +56,9 @@ typedef struct SessionState
 	int float_digits;
 	int bytea_format;
 	const char *search_config;
+	bool conforming_strings;
+	bool null_equals;
+	bool array_nulls;
 } SessionState;
 
 /* A setting of an array, to be set. */
@@ -145,7 +151,10 @@ session_state(void)
 		.interval_style = IntervalStyle,
 		.float_digits = extra_float_digits,
 		.bytea_format = bytea_output,
-		.search_config = TSCurrentConfig};
+		.search_config = TSCurrentConfig,
+		.conforming_strings = standard_conforming_strings,
+		.null_equals = Transform_null_equals,
+		.array_nulls = Array_nulls};
 
 	return state;
 }
@@ -160,6 +169,9 @@ is_known(ArrayType *settings, const SessionState *state)
 		state->interval_style == known_state.interval_style &&
 		state->float_digits == known_state.float_digits &&
 		state->bytea_format == known_state.bytea_format &&
+		state->conforming_strings == known_state.conforming_strings &&
+		state->null_equals == known_state.null_equals &&
+		state->array_nulls == known_state.array_nulls &&
 		VARSIZE(settings) == VARSIZE(known_settings) &&
 		memcmp(settings, known_settings, VARSIZE(settings)) == 0 &&
 		strcmp(state->search_path, known_state.search_path) == 0 &&
