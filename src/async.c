@@ -39,6 +39,7 @@
 #include "projection.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -78,6 +79,8 @@ static List *candidates(void);
 static int compare_positions(const ListCell *a, const ListCell *b);
 static int64 run_projection(const char *name, int64 max_events, bool named);
 static bool open_run(Run *run, const char *name, bool named);
+static EsProjection *open_listed(const char *name, Relation *target);
+static bool is_owned(EsProjection *projection);
 static void run_chunks(Run *run, int64 max_events);
 static ErrorData *try_chunk(Run *run, EsRange range, EsApplied *applied);
 static void handle_error(Run *run, ErrorData *error, int64 limit);
@@ -172,11 +175,18 @@ EsAsyncBehind(int64 mark)
 bool
 EsAsyncRun(const char *name, int64 max_events, int64 *events)
 {
+	EsProjection *projection;
 	Oid target;
 
 	*events = 0;
 	EsProjectionsEnter();
-	target = EsProjectionFind(name)->target;
+	projection = EsProjectionLookup(name);
+	if (projection == NULL)
+	{
+		EsProjectionsLeave();
+		return true;
+	}
+	target = projection->target;
 	if (ConditionalLockRelationOid(target, RowExclusiveLock) && EsCheckpointTryLock(target))
 		*events = run_projection(name, max_events, false);
 	else
@@ -218,8 +228,7 @@ candidates(void)
 		Candidate *candidate;
 		EsCheckpoint checkpoint;
 
-		if (!projection->async || !projection->enabled ||
-			!EsRelationOwnerCheck(projection->target, GetUserId()) ||
+		if (!projection->async || !projection->enabled || !is_owned(projection) ||
 			!EsCheckpointRead(projection->name, &checkpoint) || checkpoint.stopped)
 			continue;
 		candidate = palloc(sizeof(Candidate));
@@ -256,7 +265,8 @@ run_projection(const char *name, int64 max_events, bool named)
 		if (memcmp(&before, &run.checkpoint, sizeof(EsCheckpoint)) != 0)
 			EsCheckpointWrite(name, &run.checkpoint);
 	}
-	table_close(run.target, NoLock);
+	if (run.target != NULL)
+		table_close(run.target, NoLock);
 	return run.events;
 }
 
@@ -264,7 +274,10 @@ run_projection(const char *name, int64 max_events, bool named)
 static bool
 open_run(Run *run, const char *name, bool named)
 {
-	run->projection = EsProjectionOpenOwned(name, RowExclusiveLock, &run->target);
+	run->projection = named ? EsProjectionOpenOwned(name, RowExclusiveLock, &run->target)
+							: open_listed(name, &run->target);
+	if (run->projection == NULL)
+		return false;
 	if (!run->projection->enabled && named)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -278,6 +291,30 @@ open_run(Run *run, const char *name, bool named)
 	if (run->checkpoint.stopped && !named)
 		return false;
 	return true;
+}
+
+/* Opens a projection that nobody has named; null: it was dropped, or given to another role. */
+static EsProjection *
+open_listed(const char *name, Relation *target)
+{
+	EsProjection *projection;
+
+	do
+	{
+		projection = EsProjectionLookup(name);
+		if (projection == NULL || !is_owned(projection))
+			return NULL;
+		*target = EsProjectionOpen(projection, RowExclusiveLock);
+	} while (*target == NULL);
+	return projection;
+}
+
+/* Says whether the projection is the current user's. */
+static bool
+is_owned(EsProjection *projection)
+{
+	return get_rel_name(projection->target) != NULL &&
+		EsRelationOwnerCheck(projection->target, GetUserId());
 }
 
 /* Applies the settled events above the checkpoint, chunk by chunk. */
