@@ -56,6 +56,10 @@ CREATE CAST (evil.mood AS json) WITH FUNCTION evil.mood_json AS IMPLICIT;
 CREATE DOMAIN evil.word AS text CHECK (evil.probe('domain'));
 CREATE FUNCTION evil.equal(evil.mood, evil.mood) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN RETURN evil.probe('operator'); END $$;
+CREATE FUNCTION evil.length(float8, float8) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM evil.probe('range'); RETURN $1 - $2; END $$;
+CREATE TYPE evil.span AS RANGE (SUBTYPE = float8, SUBTYPE_DIFF = evil.length, MULTIRANGE_TYPE_NAME = evil.spans);
+CREATE DOMAIN evil.wide AS evil.span;
 CREATE OPERATOR evil.= (LEFTARG = evil.mood, RIGHTARG = evil.mood, FUNCTION = evil.equal);
 
 CREATE TABLE evil.state (
@@ -101,12 +105,14 @@ BEGIN
 	RETURN ROW(event.aggregate_id::evil.word, coalesce(state.n, 0) + 1, NULL::text);
 END $$;
 SELECT es.create_projection('plain', 'evil.plain', 'evil.plain_apply', aggregate_types => '{account}');
-CREATE TABLE evil.later (id text PRIMARY KEY, n bigint CHECK (evil.probe('check of later')), mood evil.mood);
+CREATE TABLE evil.later (id text PRIMARY KEY, n bigint CHECK (evil.probe('check of later')), mood evil.mood,
+	span evil.span, spans evil.spans, wide evil.wide);
+CREATE INDEX ON evil.later USING gist (span);
 CREATE TRIGGER t_later BEFORE INSERT OR UPDATE OR DELETE ON evil.later FOR EACH ROW EXECUTE FUNCTION evil.trigger();
 CREATE FUNCTION evil.later_apply(state evil.later, event es.events) RETURNS evil.later LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
 	PERFORM evil.probe('later');
-	RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 1, 'good'::evil.mood);
+	RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 1, 'good'::evil.mood, '[1,2]'::evil.span, '{[1,2]}'::evil.spans, '[1,2]'::evil.wide);
 END $$;
 SELECT es.create_projection('later', 'evil.later', 'evil.later_apply', key => $$evil.same('key of later', aggregate_id)$$, aggregate_types => '{account}', mode => 'async', on_error => 'park');
 CREATE TABLE evil.bad (id text PRIMARY KEY, n bigint);
@@ -183,6 +189,10 @@ SET client_min_messages = warning;
 SELECT id, n, mood, note, made FROM past.state ORDER BY id;
 SELECT count(*) FROM past.plain;
 SELECT count(*) FROM past.later;
+\d past.later
+INSERT INTO past.state (id, n) VALUES ('6', 1);
+INSERT INTO past.later (id, span) VALUES ('6', '[1,3]');
+ANALYZE past.state, past.plain, past.later;
 SELECT es.replay_into('evil', 'evil.other', as_of_position => 3);
 DROP TRIGGER t_after ON evil.state;
 SELECT es.drop_projection('evil');

@@ -37,6 +37,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 #include "version.h"
 
 /* A state table and the table that is to show it as it was. */
@@ -55,6 +56,8 @@ typedef struct Code
 	bool checks;
 	bool indexes;
 	bool statistics;
+	bool domains; /* of columns */
+	bool ranges;
 } Code;
 
 ES_FUNCTION_INFO_V1(es_create_environment);
@@ -67,6 +70,10 @@ static void create_table(Copy *copy, const char *schema);
 static Code foreign_code(Relation target);
 static bool has_foreign_index(Relation target);
 static bool has_foreign_statistics(Relation target);
+static bool has_foreign_type(Relation target, bool (*is_foreign)(Oid type));
+static bool is_foreign_domain(Oid type);
+static bool is_foreign_range(Oid type);
+static void replace_types(Relation target, const Code *foreign, const char *table);
 static bool attribute_may_do_harm(int cache, HeapTuple row, AttrNumber attribute);
 static bool may_do_harm(Node *node);
 static bool checks_domain(Node *node, void *context);
@@ -224,7 +231,6 @@ create_table(Copy *copy, const char *schema)
 	char *key = foreign.indexes ? key_columns(target) : NULL;
 	Oid owner = target->rd_rel->relowner;
 
-	table_close(target, NoLock);
 	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL%s%s%s%s%s%s)", table, like,
 					 foreign.generated ? " EXCLUDING GENERATED" : "",
 					 foreign.defaults ? " EXCLUDING DEFAULTS" : "",
@@ -232,15 +238,20 @@ create_table(Copy *copy, const char *schema)
 					 foreign.indexes ? " EXCLUDING INDEXES" : "",
 					 foreign.statistics ? " EXCLUDING STATISTICS" : "",
 					 key != NULL ? psprintf(", PRIMARY KEY (%s)", key) : ""));
-	if (foreign.generated || foreign.checks || foreign.indexes || foreign.statistics)
+	replace_types(target, &foreign, table);
+	table_close(target, NoLock);
+	if (foreign.generated || foreign.checks || foreign.indexes || foreign.statistics ||
+		foreign.domains || foreign.ranges)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" does not get all that its model has", name),
-				 errdetail("Code of role \"%s\" would run as the owner of the copy, so these are left out:%s%s%s%s.",
+				 errdetail("Code of role \"%s\" would run as the owner of the copy, so these are left out:%s%s%s%s%s%s.",
 						   GetUserNameFromId(owner, false),
 						   foreign.generated ? " [generation of columns]" : "",
 						   foreign.checks ? " [check constraints]" : "",
 						   foreign.indexes ? " [indexes but the primary key]" : "",
-						   foreign.statistics ? " [extended statistics]" : "")));
+						   foreign.statistics ? " [extended statistics]" : "",
+						   foreign.domains ? " [domains]" : "",
+						   foreign.ranges ? " [statistics of ranges]" : "")));
 	if (comment != NULL)
 		execute(psprintf("COMMENT ON TABLE %s IS %s", table, quote_literal_cstr(comment)));
 	copy->table = get_relname_relid(name, get_namespace_oid(schema, false));
@@ -274,8 +285,14 @@ foreign_code(Relation target)
 	for (int i = 0; constraints != NULL && i < constraints->num_check; i++)
 		if (may_do_harm(stringToNode(constraints->check[i].ccbin)))
 			foreign.checks = true;
-	foreign.indexes = has_foreign_index(target);
+	foreign.domains = has_foreign_type(target, is_foreign_domain);
+	foreign.ranges = has_foreign_type(target, is_foreign_range);
+	foreign.indexes = has_foreign_index(target) || foreign.ranges;
 	foreign.statistics = has_foreign_statistics(target);
+	/* A column that another is generated from can't be given another type. */
+	for (int i = 0; foreign.domains && i < RelationGetDescr(target)->natts; i++)
+		if (TupleDescAttr(RelationGetDescr(target), i)->attgenerated != '\0')
+			foreign.generated = true;
 	return foreign;
 }
 
@@ -320,6 +337,52 @@ has_foreign_statistics(Relation target)
 	return found;
 }
 
+/* Finds a column whose type is code that must not come along. */
+static bool
+has_foreign_type(Relation target, bool (*is_foreign)(Oid type))
+{
+	TupleDesc desc = RelationGetDescr(target);
+
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped && is_foreign(TupleDescAttr(desc, i)->atttypid))
+			return true;
+	return false;
+}
+
+/*
+ * Says whether a type is a domain, perhaps over others, whose default or checks
+ * may do harm: an INSERT that leaves the column out would run them.
+ */
+static bool
+is_foreign_domain(Oid type)
+{
+	DomainConstraintRef *checks = palloc(sizeof(DomainConstraintRef));
+	ListCell *lc;
+	bool harm = false;
+
+	if (get_typtype(type) != TYPTYPE_DOMAIN)
+		return false;
+	InitDomainConstraintRef(type, checks, CurrentMemoryContext, false);
+	foreach(lc, checks->constraints)
+	{
+		DomainConstraintState *check = lfirst(lc);
+
+		harm = harm || may_do_harm((Node *) check->check_expr);
+	}
+	return harm || may_do_harm(get_typdefault(type));
+}
+
+/* Says whether a range type, or what is made of one, has a subtype_diff that ANALYZE and indexes would call. */
+static bool
+is_foreign_range(Oid type)
+{
+	TypeCacheEntry *entry = lookup_type_cache(getBaseType(type),
+											  TYPECACHE_RANGE_INFO | TYPECACHE_MULTIRANGE_INFO);
+	TypeCacheEntry *range = entry->rngtype != NULL ? entry->rngtype : entry;
+
+	return range->typtype == TYPTYPE_RANGE && range->rng_subdiff_finfo.fn_oid >= FirstNormalObjectId;
+}
+
 /* Says whether a catalog's row holds an expression, or a list of them, that may do harm. */
 static bool
 attribute_may_do_harm(int cache, HeapTuple row, AttrNumber attribute)
@@ -343,6 +406,37 @@ checks_domain(Node *node, void *context)
 	if (node == NULL)
 		return false;
 	return IsA(node, CoerceToDomain) || expression_tree_walker(node, checks_domain, context);
+}
+
+/* Gives the new table's columns base types for domains that must not come along, and ranges no statistics. */
+static void
+replace_types(Relation target, const Code *foreign, const char *table)
+{
+	TupleDesc desc = RelationGetDescr(target);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+		const char *name = quote_identifier(NameStr(column->attname));
+		int32 typmod = column->atttypmod;
+		Oid base;
+
+		if (column->attisdropped)
+			continue;
+		if (foreign->domains && is_foreign_domain(column->atttypid))
+		{
+			base = getBaseTypeAndTypmod(column->atttypid, &typmod);
+			execute(psprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s%s%s", table, name,
+							 format_type_with_typemod(base, typmod),
+							 OidIsValid(column->attcollation) ? " COLLATE " : "",
+							 OidIsValid(column->attcollation)
+								 ? DatumGetCString(DirectFunctionCall1(regcollationout,
+																	   ObjectIdGetDatum(column->attcollation)))
+								 : ""));
+		}
+		if (foreign->ranges && is_foreign_range(column->atttypid))
+			execute(psprintf("ALTER TABLE %s ALTER COLUMN %s SET STATISTICS 0", table, name));
+	}
 }
 
 /* Returns the columns of the primary key as SQL, or null. */

@@ -150,7 +150,7 @@ takes_column(Fill *fill, Form_pg_attribute column, Relation table)
 		return false;
 	if (taker->attgenerated != '\0')
 		wrong_shape(table, state, psprintf("Its column \"%s\" is generated.", name));
-	if (taker->atttypid != column->atttypid)
+	if (taker->atttypid != column->atttypid && taker->atttypid != getBaseType(column->atttypid))
 		wrong_shape(table, state,
 					psprintf("Its column \"%s\" is of type %s, not %s.", name,
 							 format_type_be(taker->atttypid), format_type_be(column->atttypid)));
