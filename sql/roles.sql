@@ -166,6 +166,13 @@ SELECT es.append('order', 'secret', 'Secret', event_id => '00000000-0000-0000-00
 SELECT pg_temp.try('regress_es_clerk', $$SELECT es.append('account', '1', 'X', event_id => '00000000-0000-0000-0000-000000000002')$$);
 SELECT pg_temp.try('regress_es_writer', $$SELECT es.append('account', '1', 'X', event_id => '00000000-0000-0000-0000-000000000002')$$);
 
+-- Nor of an event that policies hide, to those whom they apply to.
+ALTER TABLE es.events ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON es.events FOR INSERT WITH CHECK (true);
+SELECT pg_temp.try('regress_es_writer', $$INSERT INTO es.events (aggregate_type, aggregate_id, event_type, event_id) VALUES ('account', '1', 'X', '00000000-0000-0000-0000-000000000002')$$);
+DROP POLICY p ON es.events;
+ALTER TABLE es.events DISABLE ROW LEVEL SECURITY;
+
 -- No lock of an aggregate that the caller has no business with.
 BEGIN;
 SELECT pg_temp.try('regress_es_clerk', $$SELECT es.append_batch('[{"event_type": "X", "aggregate_type": "order", "aggregate_id": "1"}]')$$);

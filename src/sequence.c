@@ -243,12 +243,16 @@ reused_event_id(const Datum *stored)
 			 errhint("A retry must have the same aggregate, event type and data; a new event needs a new id.")));
 }
 
-/* Tells whether the caller may hear which event this stored one is. */
+/* Tells whether the caller may hear which event this stored one is; policies might hide it. */
 static bool
 may_know(const Datum *stored)
 {
+	Oid events = EsCatalogOid(ES_OBJECT_EVENTS);
+
+	if (check_enable_rls(events, InvalidOid, true) == RLS_ENABLED)
+		return false;
 	return EsWriterMayAppend(stored[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]) ||
-		pg_class_aclcheck(EsCatalogOid(ES_OBJECT_EVENTS), GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+		pg_class_aclcheck(events, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 /* Tells whether an event that came with an id is stored already. */
