@@ -117,6 +117,48 @@ GRANT SELECT ON es.projections TO app;));
 }
 $node->safe_psql('postgres', 'DROP ROLE app; DROP ROLE clerk');
 
+# Whoever upgrades, what is new belongs to the owner of the extension, who need be
+# no superuser by then.  What others have in the schema is left alone.
+$node->safe_psql('postgres', 'CREATE ROLE keeper SUPERUSER; CREATE ROLE app; CREATE DATABASE fresh_keeper');
+$node->safe_psql('fresh_keeper', 'SET ROLE keeper; CREATE EXTENSION pg_eventsourcing');
+foreach my $version (@old)
+{
+	my $database = "kept_$version";
+	my $rights = q(SELECT coalesce(p.proacl::text, '-'), count(i.*) FROM pg_proc AS p LEFT JOIN pg_init_privs AS i
+		ON i.classoid = 'pg_proc'::regclass AND i.objoid = p.oid WHERE p.oid = 'es.mine()'::regprocedure GROUP BY 1);
+
+	$node->safe_psql('postgres', qq(CREATE DATABASE "$database"));
+	$node->safe_psql(
+		$database, qq(
+SET ROLE keeper;
+CREATE EXTENSION pg_eventsourcing VERSION '$version';
+CREATE FUNCTION es.mine() RETURNS integer LANGUAGE sql RETURN 1;
+GRANT EXECUTE ON FUNCTION es.mine() TO app));
+	my $before = $node->safe_psql($database, $rights);
+	like($before, qr/^\{=X\/keeper,keeper=X\/keeper,app=X\/keeper\}\|0$/, "$version: rights on an object of others");
+	$node->safe_psql($database, 'ALTER EXTENSION pg_eventsourcing UPDATE');
+	is($node->safe_psql($database, $rights), $before, "$version: they are the same after an upgrade, and not the extension's");
+	$node->safe_psql($database, 'DROP FUNCTION es.mine()');
+	is_like($database, 'fresh_keeper', 'true', "$version: upgraded by another superuser it equals a fresh installation");
+
+	$database = "demoted_$version";
+	$node->safe_psql('postgres', qq(CREATE DATABASE "$database"));
+	$node->safe_psql($database, "SET ROLE keeper; CREATE EXTENSION pg_eventsourcing VERSION '$version'");
+	$node->safe_psql('postgres', 'ALTER ROLE keeper NOSUPERUSER');
+	$node->safe_psql($database, 'ALTER EXTENSION pg_eventsourcing UPDATE');
+	is( $node->safe_psql(
+			$database, q(
+SET ROLE keeper;
+SELECT count(*) FROM es.projections;
+SELECT es.grant_reader('app');
+SELECT es.append('a', '1', 'A');
+SELECT es.create_subscription('s');
+SELECT count(*) FROM es.fetch('s');
+SELECT count(*) FROM es.subscriptions)),
+		"0\n\n1\n\n1\n1", "$version: an owner who is no superuser has the use of all that is new");
+	$node->safe_psql('postgres', 'ALTER ROLE keeper SUPERUSER');
+}
+
 # What there is, read without the extension's functions.
 my $contents = q(
 SELECT 'log', count(*), md5(string_agg(e::text, '|' ORDER BY position)) FROM es.events AS e;
