@@ -6,7 +6,8 @@
  * it.  Its owner could drop and replace what is in it.  And what others have put
  * there is found, in the script and by those who call es.something(), where it
  * fits better than the extension's own function or operator.  So the schema must
- * belong to the current user or a superuser, and must be empty.
+ * belong to the current user or a superuser, nobody else may create anything in it,
+ * and it must be empty.
  *
  * A dump creates the schema and the extension first, and then what users have
  * added to the schema.
@@ -26,6 +27,9 @@
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/syscache.h"
 #include "version.h"
@@ -33,6 +37,7 @@
 ES_FUNCTION_INFO_V1(es_check_schema);
 
 static Oid owner_of(Oid schema);
+static void check_privileges(Oid schema, Oid owner);
 static void check_empty(Oid schema);
 
 /* es.check_schema(): see above; part of the extension's script only. */
@@ -52,6 +57,7 @@ es_check_schema(PG_FUNCTION_ARGS)
 				 errmsg("schema \"es\" belongs to role \"%s\"", GetUserNameFromId(owner, false)),
 				 errdetail("The owner of a schema can replace what is in it."),
 				 errhint("Make it your own with ALTER SCHEMA ... OWNER TO, or drop it: CREATE EXTENSION creates it.")));
+	check_privileges(schema, owner);
 	check_empty(schema);
 	PG_RETURN_VOID();
 }
@@ -67,6 +73,34 @@ owner_of(Oid schema)
 	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/* Refuses a schema that others may create objects in. */
+static void
+check_privileges(Oid schema, Oid owner)
+{
+	HeapTuple tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
+	bool isnull;
+	Datum datum = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &isnull);
+	Acl *acl = isnull ? NULL : DatumGetAclPCopy(datum);
+
+	ReleaseSysCache(tuple);
+	for (int i = 0; acl != NULL && i < ACL_NUM(acl); i++)
+	{
+		AclItem *item = &ACL_DAT(acl)[i];
+		const char *grantee;
+
+		if (item->ai_grantee == owner || (ACLITEM_GET_PRIVS(*item) & ACL_CREATE) == 0)
+			continue;
+		grantee = item->ai_grantee == ACL_ID_PUBLIC
+			? "PUBLIC"
+			: quote_identifier(GetUserNameFromId(item->ai_grantee, false));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("schema \"es\" is open to others"),
+				 errdetail("CREATE on it is granted to %s.", grantee),
+				 errhint("REVOKE CREATE ON SCHEMA es FROM %s, or drop the schema: CREATE EXTENSION creates it.", grantee)));
+	}
 }
 
 /* Refuses a schema that holds anything but what the running script has made. */
