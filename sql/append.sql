@@ -121,8 +121,20 @@ SELECT pg_temp.try($$SELECT * FROM es.append_batch(
 	  {"aggregate_type": "t", "aggregate_id": "b", "event_type": "X", "expected_version": 2}]')$$);
 SELECT pg_temp.try($$SELECT * FROM es.append_batch(
 	'[{"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 0},
+	  {"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 2}]')$$);
+SELECT pg_temp.try($$SELECT * FROM es.append_batch(
+	'[{"aggregate_type": "t", "aggregate_id": "c", "event_type": "X"},
 	  {"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 1}]')$$);
 SELECT es.current_version('t', 'c');
+BEGIN;
+SELECT aggregate_id, version
+FROM es.append_batch(
+	'[{"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 0},
+	  {"aggregate_type": "t", "aggregate_id": "b", "event_type": "X", "expected_version": -1},
+	  {"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 0},
+	  {"aggregate_type": "t", "aggregate_id": "b", "event_type": "X", "expected_version": -1},
+	  {"aggregate_type": "t", "aggregate_id": "c", "event_type": "X", "expected_version": 2}]');
+ROLLBACK;
 
 -- A batch retried: the originals; a part of it: an error.
 CREATE TEMP TABLE first_batch AS

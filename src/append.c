@@ -83,6 +83,8 @@ static void return_array(FunctionCallInfo fcinfo, EsNewEvent *array, int count,
 static void check_expectations(EsNewEvent *array, int count);
 static int compare_aggregates(const void *a, const void *b);
 static int compare_names(Datum a, Datum b);
+static bool agrees(const EsNewEvent *event, const EsNewEvent *first, int behind);
+static bool same_aggregate(const EsNewEvent *a, const EsNewEvent *b);
 static void begin_append(Appender *appender, Relation events);
 static bool append_row(Appender *appender, const EsNewEvent *event, EsRowRequest *request);
 static void end_append(Appender *appender);
@@ -397,33 +399,55 @@ return_array(FunctionCallInfo fcinfo, EsNewEvent *array, int count, const EsStor
 	}
 }
 
-/* Refuses an expected version at other than an aggregate's first event. */
+/*
+ * Takes the expected version from an aggregate's later events, as it is checked
+ * at the first one; it must agree with that: repeat it, or count on from it.
+ */
 static void
 check_expectations(EsNewEvent *array, int count)
 {
 	EsNewEvent **sorted = MemoryContextAllocHuge(CurrentMemoryContext,
 												 sizeof(EsNewEvent *) * count);
+	int first = 0;
 
 	for (int i = 0; i < count; i++)
 		sorted[i] = &array[i];
 	qsort(sorted, count, sizeof(EsNewEvent *), compare_aggregates);
 	for (int i = 1; i < count; i++)
 	{
-		const Datum *this = sorted[i]->values;
-		const Datum *previous = sorted[i - 1]->values;
-
-		if (sorted[i]->has_expected &&
-			compare_names(this[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
-						  previous[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]) == 0 &&
-			compare_names(this[ES_ATT(ES_EVENT_AGGREGATE_ID)],
-						  previous[ES_ATT(ES_EVENT_AGGREGATE_ID)]) == 0)
+		if (!same_aggregate(sorted[i], sorted[first]))
+			first = i;
+		else if (!sorted[i]->has_expected)
+			continue;
+		else if (agrees(sorted[i], sorted[first], i - first))
+			sorted[i]->has_expected = false;
+		else
 			ereport(ERROR,
 					(errcode(ES_ERRCODE_MALFORMED_EVENT),
-					 errmsg("event %d must not have a member \"expected_version\"",
+					 errmsg("member \"expected_version\" of event %d does not agree with that of the aggregate's first event",
 							(int) (sorted[i] - array) + 1),
-					 errdetail("Only the first event of an aggregate in a batch can expect a version.")));
+					 errhint("Give it at the first event of an aggregate in a batch, and leave it out at the others.")));
 	}
 	pfree(sorted);
+}
+
+static bool
+same_aggregate(const EsNewEvent *a, const EsNewEvent *b)
+{
+	return compare_names(a->values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)],
+						 b->values[ES_ATT(ES_EVENT_AGGREGATE_TYPE)]) == 0 &&
+		compare_names(a->values[ES_ATT(ES_EVENT_AGGREGATE_ID)],
+					  b->values[ES_ATT(ES_EVENT_AGGREGATE_ID)]) == 0;
+}
+
+/* Tells whether the event so far behind its aggregate's first one expects what that expects. */
+static bool
+agrees(const EsNewEvent *event, const EsNewEvent *first, int behind)
+{
+	if (!first->has_expected)
+		return false;
+	return event->expected == first->expected ||
+		(first->expected >= 0 && event->expected - behind == first->expected);
 }
 
 /* Orders events by aggregate, those of one aggregate as they are in the array. */
