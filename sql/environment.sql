@@ -83,7 +83,7 @@ DROP SCHEMA now CASCADE;
 SELECT pg_temp.try('SELECT es.create_environment(''now'', projections => ''{total,missing}'')');
 SELECT pg_temp.try('SELECT es.create_environment(''now'', projections => ''{total,NULL}'')');
 SELECT pg_temp.try('SELECT es.create_environment(NULL)');
-SELECT pg_temp.try('SELECT es.create_environment('''')') LIKE '42601: %', pg_temp.try('SELECT es.create_environment(''pg_x'')') LIKE '42939: %';
+SELECT pg_temp.try('SELECT es.create_environment('''')'), pg_temp.try('SELECT es.create_environment(''pg_x'')') LIKE '42939: %';
 SELECT pg_temp.try('SELECT es.create_environment(''now'', as_of_position => 1000000)') LIKE '22023: %';
 BEGIN READ ONLY;
 SELECT pg_temp.try('SELECT es.create_environment(''now'')');

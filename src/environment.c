@@ -85,7 +85,7 @@ static void execute(const char *command);
 Datum
 es_create_environment(PG_FUNCTION_ARGS)
 {
-	char *schema = EsTextArgument(fcinfo, 0, "schema_name", true);
+	char *schema = EsNameArgument(fcinfo, 0, "schema_name", true);
 	List *copies;
 	ListCell *lc;
 	EsMoment moment;
