@@ -235,6 +235,53 @@ END $$;
 SELECT es.drop_projection('stock');
 DROP TABLE stock CASCADE;
 
+-- Many events that fail in one run cost no memory.
+CREATE TABLE memory (id text PRIMARY KEY, bytes bigint);
+CREATE FUNCTION memory_apply(state memory, event es.events) RETURNS memory LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF event.event_type = 'Fails' THEN
+		RAISE 'no';
+	END IF;
+	RETURN ROW(event.aggregate_id, (SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts));
+END $$;
+SELECT es.create_projection('memory', 'memory', 'memory_apply', aggregate_types => '{memory}', mode => 'async', on_error => 'park');
+INSERT INTO es.events (aggregate_type, aggregate_id, event_type)
+SELECT 'memory', g::text, CASE WHEN g % 1000 < 10 THEN 'Looks' ELSE 'Fails' END FROM generate_series(1, 2009) AS g;
+SET client_min_messages = error;
+SELECT es.run_projections('memory');
+RESET client_min_messages;
+SELECT max(bytes) FILTER (WHERE id::integer >= 2000) - max(bytes) FILTER (WHERE id::integer < 10) < 2000000 AS flat FROM memory;
+SELECT es.drop_projection('memory');
+DROP TABLE memory CASCADE;
+
+-- Another projection that fails is not taken for this one.
+CREATE TABLE outside (id text PRIMARY KEY);
+CREATE FUNCTION outside_apply(state outside, event es.events) RETURNS outside LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF event.event_type = 'Fails' THEN
+		RAISE 'no';
+	END IF;
+	RETURN ROW(event.aggregate_id);
+END $$;
+CREATE TABLE inside (id text PRIMARY KEY CHECK (id <> 'c'));
+CREATE FUNCTION inside_apply(state inside, event es.events) RETURNS inside LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id)::inside;
+SELECT es.create_projection('outside', 'outside', 'outside_apply', aggregate_types => '{outside}', mode => 'async', on_error => 'park');
+SELECT es.create_projection('inside', 'inside', 'inside_apply', aggregate_types => '{inside}');
+CREATE FUNCTION append_inside() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM es.append('inside', NEW.id, 'Appended');
+	RETURN NEW;
+END $$;
+CREATE TRIGGER append_inside AFTER INSERT ON outside FOR EACH ROW EXECUTE FUNCTION append_inside();
+SELECT es.append('outside', 'a', 'Fails'), es.append('outside', 'b', 'Works'), es.append('outside', 'c', 'Works'), es.append('outside', 'd', 'Works');
+SELECT es.run_projections('outside');
+SELECT * FROM outside ORDER BY id;
+SELECT aggregate_id, reason FROM es.parked_events WHERE projection = 'outside' ORDER BY 1;
+SELECT es.drop_projection('outside'), es.drop_projection('inside');
+DROP TABLE outside, inside CASCADE;
+DROP FUNCTION append_inside;
+
 -- Only the owner's: others run, and park, nothing.
 CREATE ROLE regress_es_async;
 GRANT USAGE ON SCHEMA es TO regress_es_async;

@@ -48,6 +48,7 @@
 
 #define CHUNK         10000  /* events that are applied together */
 #define FOLD_CHUNK    100000 /* the same for folds: each row that they change is written once */
+#define MAX_FAILURES  100    /* events that are parked in a batch of the worker's */
 #define POLL_INTERVAL 20     /* milliseconds between two looks, unless the worker tells */
 #define MAX_WAIT      100    /* also if it does: another session may run the projection */
 
@@ -57,11 +58,13 @@ typedef struct Run
 	EsProjection *projection;
 	Relation target;
 	EsCheckpoint checkpoint;
-	int64 mark;    /* settled up to here */
-	int64 up_to;   /* of the next chunk */
-	int64 chunk;   /* events in it at most */
-	int64 events;  /* applied */
-	bool narrowed; /* the chunk ends before the event at which the last one has failed */
+	MemoryContext context; /* that the checkpoint is in */
+	int64 mark;            /* settled up to here */
+	int64 up_to;           /* of the next chunk */
+	int64 chunk;           /* events in it at most */
+	int64 events;          /* applied */
+	int64 failures;        /* events parked */
+	bool narrowed;         /* the chunk ends before the event at which the last one has failed */
 } Run;
 
 /* A projection that may be behind. */
@@ -77,11 +80,12 @@ ES_FUNCTION_INFO_V1(es_wait_for);
 static int64 run_all(int64 max_events);
 static List *candidates(void);
 static int compare_positions(const ListCell *a, const ListCell *b);
-static int64 run_projection(const char *name, int64 max_events, bool named);
+static int64 run_projection(const char *name, int64 max_events, int64 max_failures, bool named,
+							bool *more);
 static bool open_run(Run *run, const char *name, bool named);
 static EsProjection *open_listed(const char *name, Relation *target);
 static bool is_owned(EsProjection *projection);
-static void run_chunks(Run *run, int64 max_events);
+static void run_chunks(Run *run, int64 max_events, int64 max_failures);
 static ErrorData *try_chunk(Run *run, EsRange range, EsApplied *applied);
 static void handle_error(Run *run, ErrorData *error, int64 limit);
 static void blame_event(Run *run, int64 position, ErrorData *error);
@@ -109,7 +113,8 @@ es_run_projections(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		events = run_all(max_events);
 	else
-		events = run_projection(text_to_cstring(PG_GETARG_TEXT_PP(0)), max_events, true);
+		events = run_projection(text_to_cstring(PG_GETARG_TEXT_PP(0)), max_events, PG_INT64_MAX,
+								true, NULL);
 	EsProjectionsLeave();
 	EsHighWaterMarkPublish(EsHighWaterMark());
 	PG_RETURN_INT64(events);
@@ -173,12 +178,12 @@ EsAsyncBehind(int64 mark)
  * it again, or opens another table if the projection has got one meanwhile.
  */
 bool
-EsAsyncRun(const char *name, int64 max_events, int64 *events)
+EsAsyncRun(const char *name, int64 max_events, bool *more)
 {
 	EsProjection *projection;
 	Oid target;
 
-	*events = 0;
+	*more = false;
 	EsProjectionsEnter();
 	projection = EsProjectionLookup(name);
 	if (projection == NULL)
@@ -188,7 +193,7 @@ EsAsyncRun(const char *name, int64 max_events, int64 *events)
 	}
 	target = projection->target;
 	if (ConditionalLockRelationOid(target, RowExclusiveLock) && EsCheckpointTryLock(target))
-		*events = run_projection(name, max_events, false);
+		(void) run_projection(name, max_events, MAX_FAILURES, false, more);
 	else
 		target = InvalidOid;
 	EsProjectionsLeave();
@@ -210,7 +215,7 @@ run_all(int64 max_events)
 
 		if (events >= max_events)
 			break;
-		events += run_projection(candidate->name, max_events - events, false);
+		events += run_projection(candidate->name, max_events - events, PG_INT64_MAX, false, NULL);
 	}
 	return events;
 }
@@ -249,21 +254,23 @@ compare_positions(const ListCell *a, const ListCell *b)
 }
 
 /*
- * Brings one projection up to date.  named: it was asked for by name, so it is
- * run even if an error has stopped it.
+ * Brings one projection up to date, or part of the way: then there is more to do.
+ * named: it was asked for by name, so it is run even if an error has stopped it.
  */
 static int64
-run_projection(const char *name, int64 max_events, bool named)
+run_projection(const char *name, int64 max_events, int64 max_failures, bool named, bool *more)
 {
-	Run run = {0};
+	Run run = {.context = CurrentMemoryContext};
 	EsCheckpoint before;
 
 	if (open_run(&run, name, named))
 	{
 		before = run.checkpoint;
-		run_chunks(&run, max_events);
+		run_chunks(&run, max_events, max_failures);
 		if (memcmp(&before, &run.checkpoint, sizeof(EsCheckpoint)) != 0)
 			EsCheckpointWrite(name, &run.checkpoint);
+		if (more != NULL)
+			*more = run.checkpoint.position < run.mark && !run.checkpoint.stopped;
 	}
 	if (run.target != NULL)
 		table_close(run.target, NoLock);
@@ -317,12 +324,18 @@ is_owned(EsProjection *projection)
 		EsRelationOwnerCheck(projection->target, GetUserId());
 }
 
-/* Applies the settled events above the checkpoint, chunk by chunk. */
+/*
+ * Applies the settled events above the checkpoint, chunk by chunk.  What a chunk has
+ * allocated goes before the next one, for there may be many that fail.
+ */
 static void
-run_chunks(Run *run, int64 max_events)
+run_chunks(Run *run, int64 max_events, int64 max_failures)
 {
 	EsCheckpoint *checkpoint = &run->checkpoint;
 	int64 largest = run->projection->apply != NULL ? FOLD_CHUNK : CHUNK;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "es chunk",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 
 	if (checkpoint->stopped)
 	{
@@ -333,7 +346,8 @@ run_chunks(Run *run, int64 max_events)
 	run->mark = EsHighWaterMark();
 	run->up_to = run->mark;
 	run->chunk = largest;
-	while (checkpoint->position < run->mark && !checkpoint->stopped && run->events < max_events)
+	while (checkpoint->position < run->mark && !checkpoint->stopped &&
+		   run->events < max_events && run->failures < max_failures)
 	{
 		EsRange range = {
 			.after = checkpoint->position,
@@ -341,9 +355,11 @@ run_chunks(Run *run, int64 max_events)
 			.max_events = Min(run->chunk, max_events - run->events),
 		};
 		EsApplied applied;
-		ErrorData *error = try_chunk(run, range, &applied);
+		ErrorData *error;
 
 		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(context);
+		error = try_chunk(run, range, &applied);
 		if (error != NULL)
 		{
 			handle_error(run, error, range.max_events);
@@ -356,20 +372,21 @@ run_chunks(Run *run, int64 max_events)
 			run->up_to = run->mark;
 		run->chunk = Min(run->chunk * 2, largest);
 	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
-/*
- * Applies a chunk, or nothing: then it returns the error.  What a failed attempt has
- * allocated goes with its context, for there may be many of them.
- */
+/* Applies a chunk, or nothing: then it returns the error. */
 static ErrorData *
 try_chunk(Run *run, EsRange range, EsApplied *applied)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context = AllocSetContextCreate(caller, "es chunk", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	int users = EsProjectionsUsers();
 	ErrorData *volatile error = NULL;
 
+	/* What fails may be another projection, of events that this one's code appends. */
+	run->projection->failed_position = 0;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -379,16 +396,16 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(caller);
+		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED)
 			ReThrowError(error);
+		EsProjectionRecover(run->projection, users);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	MemoryContextDelete(context);
+	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
 }
@@ -413,7 +430,6 @@ handle_error(Run *run, ErrorData *error, int64 limit)
 	}
 	else
 		blame_event(run, position, error);
-	FreeErrorData(error);
 }
 
 /* Stops at an event that can't be applied (0: it is not known which), or parks it. */
@@ -423,13 +439,14 @@ blame_event(Run *run, int64 position, ErrorData *error)
 	const char *name = run->projection->name;
 	const char *cause = cause_of(error, name);
 
-	run->checkpoint.error = pstrdup(cause);
+	run->checkpoint.error = MemoryContextStrdup(run->context, cause);
 	run->checkpoint.error_position = position;
 	if (run->projection->park && position != 0)
 	{
 		EsCheckpointPark(name, position, cause);
 		run->checkpoint.position = position;
 		run->up_to = run->mark;
+		run->failures++;
 		ereport(WARNING,
 				(errmsg("projection \"%s\" parked the event at position " INT64_FORMAT, name,
 						position),

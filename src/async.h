@@ -16,10 +16,10 @@
 extern List *EsAsyncBehind(int64 mark);
 
 /*
- * Applies at most max_events to a projection, unless it is stopped, as
- * es.run_projections() does, but waits neither for its table nor for another
- * session that runs it; false: it would have had to.
+ * Applies at most max_events to a projection, or parks some, unless it is stopped,
+ * as es.run_projections() does, but waits neither for its table nor for another
+ * session that runs it; false: it would have had to.  more: there are further events.
  */
-extern bool EsAsyncRun(const char *name, int64 max_events, int64 *events);
+extern bool EsAsyncRun(const char *name, int64 max_events, bool *more);
 
 #endif /* ES_ASYNC_H */

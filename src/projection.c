@@ -98,6 +98,24 @@ EsProjectionsLeave(void)
 	}
 }
 
+int
+EsProjectionsUsers(void)
+{
+	return users;
+}
+
+/* Else the folds that are compiled anew after each of many errors add up. */
+void
+EsProjectionRecover(EsProjection *projection, int before)
+{
+	users = before;
+	if (users > 1 || projection->fold_context == NULL)
+		return;
+	MemoryContextDelete(projection->fold_context);
+	projection->fold = NULL;
+	projection->fold_context = NULL;
+}
+
 List *
 EsProjections(void)
 {
@@ -377,13 +395,13 @@ fail(EsProjection *projection, TupleTableSlot *event, int64 position, MemoryCont
 	ErrorData *cause;
 
 	EsProjectionReset(projection);
+	projection->failed_position = position;
 	MemoryContextSwitchTo(context);
 	cause = CopyErrorData();
 	if (!EsProjectionToBlame(cause))
 		PG_RE_THROW();
 
 	FlushErrorState();
-	projection->failed_position = position;
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROJECTION_FAILED),
 			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),

@@ -358,13 +358,13 @@ static void
 run(Task *task)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int64 events;
+	bool more;
 
 	pgstat_report_activity(STATE_RUNNING, psprintf("projection \"%s\"", task->name));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!EsAsyncRun(task->name, BATCH, &events))
+	if (!EsAsyncRun(task->name, BATCH, &more))
 		task->next = TimestampTzPlusMilliseconds(now, BUSY_DELAY);
-	else if (events == BATCH)
+	else if (more)
 		round_task.next = now;
 	PopActiveSnapshot();
 }

@@ -88,6 +88,17 @@ is(sql(q(SELECT es.run_projections('bad') > 0)), 't', 'until somebody runs it');
 is(kept_up('bad'), 't', 'then it is kept up again');
 sql(q(SELECT es.drop_projection('bad')));
 
+# One that fails on every event is run bit by bit as well.
+sql(q(
+CREATE OR REPLACE FUNCTION bad_apply(state bad, event es.events) RETURNS bad
+LANGUAGE sql IMMUTABLE RETURN ROW(event.aggregate_id, 1 / (event.data->>'n')::integer)::bad;
+SELECT es.create_projection('bad', 'bad', 'bad_apply', event_types => '{bad}', mode => 'async', on_error => 'park', populate => false);
+INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data) SELECT 'a', 'bad', 'bad', '{"n": 0}' FROM generate_series(1, 1000);
+));
+is(kept_up($_), 't', "$_ is kept up") foreach qw(bad counts);
+is(sql(q(SELECT count(*), count(DISTINCT xmin::text) >= 10 FROM es.projection_parked)), '1000|t', 'events are parked in many transactions');
+sql(q(SELECT es.drop_projection('bad')));
+
 # Somebody holds a lock on a state table: the others go on.
 my $locker = $node->background_psql('postgres');
 $locker->query_safe('BEGIN; LOCK TABLE counts');
