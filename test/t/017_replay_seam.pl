@@ -302,6 +302,7 @@ sub interrupt
 	my ($block, $waits) = @{ $stages{$stage} };
 	my $before = $node->safe_psql('postgres', q(SELECT pg_relation_filenode('account'), md5(string_agg(a::text, '' ORDER BY id)) FROM account AS a));
 	my $stray = stray_files();
+	my $checkpointer = $node->safe_psql('postgres', q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'));
 	my $blocker = $node->background_psql('postgres');
 	my $settings = $way eq 'timeout' ? q(SET statement_timeout = '200ms';) : $way eq 'lock_timeout' ? q(SET lock_timeout = '200ms';) : '';
 	my ($out, $err) = ('', '');
@@ -327,7 +328,8 @@ sub interrupt
 	{
 		eval { $blocker->quit; };
 		$node->start if $way eq 'immediate';
-		$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+		$node->poll_query_until('postgres', "SELECT pid <> $checkpointer FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+		  or die 'the server does not come back';
 	}
 	else
 	{

@@ -26,6 +26,7 @@ my $seed = $ENV{ES_SEED} || int rand 1_000_000;
 my $rounds = $ENV{ES_LONG} ? 20 : 3;
 note "ES_SEED=$seed";
 srand $seed;
+my $checkpointer;    # when a backend was killed
 
 my $node = PostgreSQL::Test::Cluster->new('crash');
 $node->init;
@@ -147,6 +148,7 @@ sub die_somehow
 	else
 	{
 		# One that replays if there is one, or any other that works for us.
+		$checkpointer = $node->safe_psql('postgres', q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'));
 		my $pid = $node->safe_psql(
 			'postgres', q(SELECT pid FROM pg_stat_activity WHERE application_name IN ('ledger', 'runs', 'copies', 'replays', 'changes')
 ORDER BY (state = 'active' AND query ~ 'replay') DESC, random() LIMIT 1));
@@ -162,7 +164,8 @@ sub start_again
 
 	if ($way eq 'backend')
 	{
-		$node->poll_query_until('postgres', 'SELECT true') or die "the server does not come back\n";
+		$node->poll_query_until('postgres', "SELECT pid <> $checkpointer FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+		  or die "the server does not come back\n";
 		return;
 	}
 	# What a killed postmaster has left goes by itself, after a moment.
