@@ -370,6 +370,11 @@ RESET ROLE;
 DROP POLICY some_events ON es.events;
 ALTER TABLE es.events DISABLE ROW LEVEL SECURITY;
 
+-- Numbers of partitions that there can't be, in the table itself.
+UPDATE es.subscription SET partitions = -65536;
+UPDATE es.subscription SET max_attempts = 0;
+UPDATE es.subscription SET after_park = 'later';
+
 -- All gone with the subscription.
 SELECT es.drop_subscription(name) FROM (SELECT DISTINCT name FROM es.subscriptions ORDER BY 1) AS x;
 SELECT count(*) FROM es.subscription_stream;

@@ -36,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 #include "version.h"
@@ -372,7 +373,7 @@ is_foreign_domain(Oid type)
 	return harm || may_do_harm(get_typdefault(type));
 }
 
-/* Says whether a range type, or what is made of one, has a subtype_diff that ANALYZE and indexes would call. */
+/* Says whether a range type, or what is made of one, has code that indexes and ANALYZE call. */
 static bool
 is_foreign_range(Oid type)
 {
@@ -380,7 +381,8 @@ is_foreign_range(Oid type)
 											  TYPECACHE_RANGE_INFO | TYPECACHE_MULTIRANGE_INFO);
 	TypeCacheEntry *range = entry->rngtype != NULL ? entry->rngtype : entry;
 
-	return range->typtype == TYPTYPE_RANGE && range->rng_subdiff_finfo.fn_oid >= FirstNormalObjectId;
+	return range->typtype == TYPTYPE_RANGE &&
+		range->rng_subdiff_finfo.fn_oid >= FirstNormalObjectId;
 }
 
 /* Says whether a catalog's row holds an expression, or a list of them, that may do harm. */
@@ -408,7 +410,7 @@ checks_domain(Node *node, void *context)
 	return IsA(node, CoerceToDomain) || expression_tree_walker(node, checks_domain, context);
 }
 
-/* Gives the new table's columns base types for domains that must not come along, and ranges no statistics. */
+/* Gives the new table's columns base types for foreign domains, and ranges no statistics. */
 static void
 replace_types(Relation target, const Code *foreign, const char *table)
 {
@@ -419,20 +421,18 @@ replace_types(Relation target, const Code *foreign, const char *table)
 		Form_pg_attribute column = TupleDescAttr(desc, i);
 		const char *name = quote_identifier(NameStr(column->attname));
 		int32 typmod = column->atttypmod;
-		Oid base;
 
 		if (column->attisdropped)
 			continue;
 		if (foreign->domains && is_foreign_domain(column->atttypid))
 		{
-			base = getBaseTypeAndTypmod(column->atttypid, &typmod);
+			Oid collation = column->attcollation;
+			Oid base = getBaseTypeAndTypmod(column->atttypid, &typmod);
+
 			execute(psprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s%s%s", table, name,
 							 format_type_with_typemod(base, typmod),
-							 OidIsValid(column->attcollation) ? " COLLATE " : "",
-							 OidIsValid(column->attcollation)
-								 ? DatumGetCString(DirectFunctionCall1(regcollationout,
-																	   ObjectIdGetDatum(column->attcollation)))
-								 : ""));
+							 OidIsValid(collation) ? " COLLATE " : "",
+							 OidIsValid(collation) ? generate_collation_name(collation) : ""));
 		}
 		if (foreign->ranges && is_foreign_range(column->atttypid))
 			execute(psprintf("ALTER TABLE %s ALTER COLUMN %s SET STATISTICS 0", table, name));

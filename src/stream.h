@@ -13,7 +13,7 @@
 #include "query.h"
 #include "read.h"
 
-#define ES_MAX_PARTITIONS 1024
+#define ES_MAX_PARTITIONS 1024 /* as es.subscription checks */
 
 typedef enum EsStreamKind
 {

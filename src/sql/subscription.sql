@@ -7,9 +7,9 @@ CREATE TABLE es.subscription (
 	aggregate_types text[],
 	event_types     text[],
 	sources         text[],
-	partitions      integer NOT NULL,
-	max_attempts    integer,
-	after_park      text    NOT NULL,
+	partitions      integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
+	max_attempts    integer CHECK (max_attempts >= 1),
+	after_park      text    NOT NULL CHECK (after_park IN ('continue', 'wait')),
 	created_at      timestamptz NOT NULL,
 	CONSTRAINT subscription_pkey PRIMARY KEY (name)
 );

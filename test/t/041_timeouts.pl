@@ -67,9 +67,12 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), '0', 
 $node->safe_psql('postgres', q(SET client_min_messages = error; SELECT es.run_projections()));
 is($node->safe_psql('postgres', 'SELECT problems()'), '', 'nothing is wrong in the end');
 is($node->safe_psql('postgres', leftovers()), $relations, 'no storage is left over');
+# While some session had the projection disabled, others may have appended what it can't cope with.
 $node->safe_psql('postgres', q(
+CREATE FUNCTION tolerant_apply(state account, event es.events) RETURNS account LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN event.data->>'amount' = 'many' THEN state ELSE account_apply(state, event) END;
 SELECT es.append('account', '1', 'Deposited', '{"amount": 1}');
-SELECT count(rows) FROM es.replay('account');
+SELECT count(rows) FROM es.replay('account', apply => 'tolerant_apply');
 SELECT count(rows) FROM es.replay('total')));
 is($node->safe_psql('postgres', 'SELECT problems()'), '', 'nor after appending and replaying');
 $node->stop;
