@@ -74,7 +74,7 @@ TABLE progress;
 SELECT es.run_projections();
 SELECT es.run_projections('account');
 SELECT es.alter_projection('account', enabled => true);
-SELECT status FROM progress;
+SELECT status, last_error, at FROM progress;
 SELECT es.run_projections();
 TABLE progress;
 
@@ -90,7 +90,9 @@ SELECT es.discard_parked('account', 8);
 -- The events now belong to rows that can take them.
 SELECT deposit('b', '5000');
 SELECT es.run_projections();
+SELECT last_error, at, parked FROM progress;
 SELECT es.retry_parked('account', 10);
+SELECT last_error, at, parked FROM progress;
 TABLE account ORDER BY id;
 SELECT es.retry_parked('account'), es.discard_parked('account');
 

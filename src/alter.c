@@ -135,6 +135,6 @@ resume(EsProjection *projection)
 	EsCheckpoint checkpoint;
 
 	(void) EsCheckpointRead(projection->name, &checkpoint);
-	checkpoint.stopped = false;
+	EsCheckpointForgetError(&checkpoint);
 	EsCheckpointWrite(projection->name, &checkpoint);
 }

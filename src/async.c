@@ -338,11 +338,7 @@ run_chunks(Run *run, int64 max_events, int64 max_failures)
 	MemoryContext old = MemoryContextSwitchTo(context);
 
 	if (checkpoint->stopped)
-	{
-		checkpoint->stopped = false;
-		checkpoint->error = NULL;
-		checkpoint->error_position = 0;
-	}
+		EsCheckpointForgetError(checkpoint);
 	run->mark = EsHighWaterMark();
 	run->up_to = run->mark;
 	run->chunk = largest;

@@ -101,6 +101,14 @@ EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *chec
 }
 
 void
+EsCheckpointForgetError(EsCheckpoint *checkpoint)
+{
+	checkpoint->stopped = false;
+	checkpoint->error = NULL;
+	checkpoint->error_position = 0;
+}
+
+void
 EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 {
 	Datum values[CHECKPOINT_NCOLUMNS] = {0};

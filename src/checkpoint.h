@@ -36,6 +36,9 @@ extern bool EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsChec
 /* Returns the positions of the events put aside, in their order, as a snapshot shows them. */
 extern int64 *EsCheckpointParkedAt(const char *projection, Snapshot snapshot, int *nparked);
 
+/* Forgets the error, and that it has stopped the projection. */
+extern void EsCheckpointForgetError(EsCheckpoint *checkpoint);
+
 /* Stores the projection's checkpoint.  The caller keeps others from doing so. */
 extern void EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint);
 

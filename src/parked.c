@@ -47,6 +47,7 @@ static int64 of_subscription(const EsSubscription *subscription, EsValue at_posi
 							 EsQuery *query);
 static int64 retry_projection(const char *name, int64 at_position);
 static int64 discard_projection(const char *name, int64 at_position);
+static void forget_error(const char *name, int64 position);
 
 ES_FUNCTION_INFO_V1(es_retry_parked);
 ES_FUNCTION_INFO_V1(es_discard_parked);
@@ -132,6 +133,7 @@ retry_projection(const char *name, int64 at_position)
 		CHECK_FOR_INTERRUPTS();
 		(void) EsCheckpointUnpark(name, position);
 		(void) EsCatchUp(projection, target, range, false, NULL);
+		forget_error(name, position);
 		count++;
 	}
 	table_close(target, NoLock);
@@ -148,7 +150,24 @@ discard_projection(const char *name, int64 at_position)
 	EsProjectionsEnter();
 	(void) EsProjectionOpenOwned(name, ShareRowExclusiveLock, &target);
 	count = EsCheckpointUnpark(name, at_position);
+	forget_error(name, at_position);
 	table_close(target, NoLock);
 	EsProjectionsLeave();
 	return count;
+}
+
+/*
+ * Takes back the error that put the event aside, or that put any aside (0).  The
+ * lock on the state table keeps others from changing the checkpoint.
+ */
+static void
+forget_error(const char *name, int64 position)
+{
+	EsCheckpoint checkpoint;
+
+	if (!EsCheckpointRead(name, &checkpoint) || checkpoint.stopped || checkpoint.error == NULL ||
+		(position != 0 && position != checkpoint.error_position))
+		return;
+	EsCheckpointForgetError(&checkpoint);
+	EsCheckpointWrite(name, &checkpoint);
 }
