@@ -258,7 +258,8 @@ nothing_is_left();
 my $before = events();
 $node->poll_query_until('postgres', "SELECT count(*) > $before + 200 FROM es.events");
 $node->poll_query_until('postgres',
-	q(SELECT count(*) > 0 FROM pg_stat_activity WHERE query ~ '^\s*SELECT \* FROM es.replay' AND state = 'active'));
+	q(SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'manager' AND query ~ 'replay' AND state = 'active'))
+  or die 'nobody replays';
 $node->stop('immediate');
 $_->finish foreach $load, $managing;
 $node->start;
