@@ -222,6 +222,22 @@ SELECT 'stock', '1', 'Moved', jsonb_build_object('n', CASE WHEN g IN (1, 5000) T
 SELECT es.run_projections('stock');
 TABLE stock;
 SELECT version, reason FROM es.parked_events WHERE projection = 'stock' ORDER BY version;
+-- So it is if they are there when it is created: the first run builds it.
+CREATE TABLE later (LIKE stock INCLUDING ALL);
+CREATE FUNCTION later_apply(state later, event es.events) RETURNS later
+LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + (event.data->>'n')::integer)::later;
+INSERT INTO later VALUES ('old', 1);
+SELECT es.create_projection('later', 'later', 'later_apply', aggregate_types => '{stock}', mode => 'async');
+TABLE later;
+SELECT es.create_projection('later', 'later', 'later_apply', aggregate_types => '{stock}', mode => 'async', on_error => 'park');
+TABLE later;
+SELECT status, checkpoint FROM progress WHERE name = 'later';
+SELECT es.run_projections('later');
+TABLE later;
+SELECT version FROM es.parked_events WHERE projection = 'later' ORDER BY version;
+SELECT * FROM es.verify_projection('later');
+DROP TABLE later CASCADE;
 -- Where nothing searches for it, no other event is named.
 SELECT es.alter_projection('stock', mode => 'inline', enabled => false);
 SELECT es.append('stock', '2', 'Moved', '{"n": -1}'), es.append('stock', '1', 'Moved', '{"n": 1}'), es.append('else', '1', 'Moved');

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "append.h"
 #include "argument.h"
 #include "catalog.h"
@@ -42,6 +43,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/resowner.h"
 #include "utils/rls.h"
 #include "version.h"
 
@@ -66,6 +68,7 @@ static void check_unused(Definition *definition);
 static void check_target(Relation target);
 static void compile_definition(Definition *definition, Relation target);
 static int64 populate(const char *name);
+static int64 try_populate(const char *name);
 static void set_handler(const char *name, const char *event_type, bool batch,
 						const char *statement);
 static EsProjection *open_for_handler(const char *name, bool batch, Relation *target);
@@ -102,6 +105,8 @@ es_create_projection(PG_FUNCTION_ARGS)
 	EsRegistryAdd(&definition.row);
 	if (!definition.populate)
 		checkpoint.position = EsPositionLast();
+	else if (definition.apply != NULL && async && EsRegistryIsPark(definition.row.on_error))
+		checkpoint.position = try_populate(definition.row.name);
 	else if (definition.apply != NULL)
 		checkpoint.position = populate(definition.row.name);
 	if (async)
@@ -381,6 +386,54 @@ populate(const char *name)
 	PG_END_TRY();
 	table_close(target, NoLock);
 	return rebuilt.bound;
+}
+
+/*
+ * The same for a projection that puts aside what it fails on: then the table is
+ * left empty, and the first run applies all events, but for those.
+ */
+static int64
+try_populate(const char *name)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+	EsProjection *projection;
+	Relation target;
+	volatile int64 up_to = 0;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		up_to = populate(name);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED)
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return up_to;
+
+	projection = EsProjectionFind(name);
+	target = EsProjectionOpen(projection, ShareRowExclusiveLock);
+	if (target == NULL)
+		elog(ERROR, "projection \"%s\" has changed while it was created", name);
+	EsStatementsEmpty(projection, target);
+	table_close(target, NoLock);
+	ereport(WARNING,
+			(errmsg("projection \"%s\" is not built yet", name),
+			 errdetail_internal("%s", error->message),
+			 errhint("es.run_projections('%s') builds it, and puts aside the events that fail.", name)));
+	return 0;
 }
 
 /*

@@ -65,7 +65,6 @@ static void run_batch(EsProjection *projection, EsFold *fold, Relation log,
 					  Tuplestorestate *events, TupleTableSlot *event, volatile int64 *position);
 static EsHandler *find_handler(EsProjection *projection, EsFold *fold, TupleTableSlot *event);
 static int64 run_range(EsProjection *projection, Relation target, EsRange *range, EsApplied *sum);
-static void empty_table(EsProjection *projection, Relation target);
 static void check_targets(EsProjection *projection, EsFold *fold);
 static bool writes_other_table(Node *node, void *context);
 static void run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
@@ -165,9 +164,8 @@ EsStatementsCatchUp(EsProjection *projection, Relation target, EsRange range)
 	return result;
 }
 
-/* Deletes all rows of the state table, as the projection's owner. */
-static void
-empty_table(EsProjection *projection, Relation target)
+void
+EsStatementsEmpty(EsProjection *projection, Relation target)
 {
 	Oid outer = writing;
 	EsActing acting;
@@ -266,7 +264,7 @@ EsStatementsRebuildInPlace(EsProjection *projection, Relation target)
 	range.up_to = EsProjectionBound(projection);
 	CheckTableNotInUse(target, "rebuild");
 	check_targets(projection, EsProjectionFold(projection, target));
-	empty_table(projection, target);
+	EsStatementsEmpty(projection, target);
 	CommandCounterIncrement();
 	EsProgressPhase(ES_PHASE_FOLDING);
 	EsProgressExpect(EsLogEstimate());

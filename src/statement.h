@@ -24,6 +24,9 @@ extern void EsStatementsDepend(EsProjection *projection, Relation target);
 /* Says whether a statement of the table's projection is running, so that it may be written. */
 extern bool EsStatementsWriting(Oid table);
 
+/* Deletes all rows of the state table, as the projection's owner. */
+extern void EsStatementsEmpty(EsProjection *projection, Relation target);
+
 /*
  * Runs the statements for a range of the visible events.  The caller has opened
  * target, and keeps all others who run them away.
