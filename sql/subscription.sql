@@ -201,6 +201,8 @@ SELECT es.drop_subscription('w');
 
 -- Playback: marked as replayed, beside the live events.
 SELECT es.playback('f', after_position => 3);
+-- The view begins with what is live.
+SELECT partition, kind FROM es.subscriptions WHERE name = 'f';
 SELECT es.append('account', 'f', 'Opened');
 SELECT * FROM state WHERE name = 'f';
 SELECT * FROM take('f', 2);

@@ -229,7 +229,8 @@ SELECT s.name,
     OR t.lease_until IS NOT NULL
     OR EXISTS (SELECT FROM es.subscription_parked AS p
                 WHERE p.subscription = t.subscription AND p.partition = t.partition
-                  AND NOT p.held AND NOT p.done);
+                  AND NOT p.held AND NOT p.done)
+ ORDER BY s.name, t.partition, t.kind;
 
 COMMENT ON VIEW es.subscriptions IS
-'Subscriptions: what is read of each partition (live; playback; retry: events that are delivered once more), up to where it is done, and who reads; lag is in positions';
+'Subscriptions: what is read of each partition (first live, then playback, and retry: events that are delivered once more), up to where it is done, and who reads; lag is in positions';
