@@ -100,13 +100,13 @@ EsApplyCheck(Relation target, Oid function, const char *text)
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("apply function %s is not immutable", text),
 				 errdetail("A replay must give the rows that the writers gave."),
-				 errhint("Take all that the state depends on from the event, and use ALTER FUNCTION … IMMUTABLE.")));
+				 errhint("Take all that the state depends on from the event, and use ALTER FUNCTION ... IMMUTABLE.")));
 	if (proc->proisstrict)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("apply function %s is strict", text),
 				 errdetail("The state is null for the first event of a row, so the function would never be called."),
-				 errhint("Use ALTER FUNCTION … CALLED ON NULL INPUT.")));
+				 errhint("Use ALTER FUNCTION ... CALLED ON NULL INPUT.")));
 	ReleaseSysCache(tuple);
 }
 
@@ -263,7 +263,7 @@ wrong_function(Relation target, const char *text, const char *detail)
 			 errmsg("\"%s\" is not an apply function for \"%s\"", text, RelationGetRelationName(target)),
 			 errdetail_internal("%s", detail),
 			 errhint("Create it as FUNCTION %s(state %s, event es.events) RETURNS %s IMMUTABLE.",
-					 strchr(text, '(') ? "…" : text, type, type)));
+					 strchr(text, '(') ? "..." : text, type, type)));
 }
 
 static Oid

@@ -171,7 +171,7 @@ wrong_shape(Relation table, Relation state, const char *detail)
 			 errmsg("table \"%s\" is not of the shape of state table \"%s\"",
 					RelationGetRelationName(table), RelationGetRelationName(state)),
 			 errdetail_internal("%s", detail),
-			 errhint("Create it as TABLE … (LIKE %s INCLUDING ALL).",
+			 errhint("Create it as TABLE ... (LIKE %s INCLUDING ALL).",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(state)),
 												RelationGetRelationName(state)))));
 }

@@ -242,7 +242,7 @@ describe_columns(EsKey *key, Relation target)
 				(errcode(ES_ERRCODE_INVALID_PROJECTION),
 				 errmsg("state table \"%s\" has no primary key", RelationGetRelationName(target)),
 				 errdetail("A projection finds the row of an event by the table's primary key, which may not be deferrable."),
-				 errhint("Use ALTER TABLE … ADD PRIMARY KEY.")));
+				 errhint("Use ALTER TABLE ... ADD PRIMARY KEY.")));
 
 	key->ncolumns = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < key->ncolumns; i++)

@@ -83,7 +83,7 @@ typedef struct Loader
 	ExprState **generated; /* by column; null: no column is generated */
 } Loader;
 
-#define NAME_FUNCTION_HINT "Name the function to fold with: es.load(…, apply => 'function')."
+#define NAME_FUNCTION_HINT "Name the function to fold with: es.load(..., apply => 'function')."
 
 ES_FUNCTION_INFO_V1(es_load);
 

@@ -531,7 +531,7 @@ is_checked(Form_pg_constraint constraint, List *tables)
 		 list_member_oid(tables, constraint->confrelid));
 }
 
-/* Checks all rows against a foreign key, as ALTER TABLE … VALIDATE CONSTRAINT does. */
+/* Checks all rows against a foreign key, as ALTER TABLE ... VALIDATE CONSTRAINT does. */
 static void
 check_foreign_key(HeapTuple tuple)
 {
