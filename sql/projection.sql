@@ -381,11 +381,21 @@ SELECT * FROM pg_temp.check_projections('seen%');
 SET work_mem = '64kB';
 CREATE TABLE many (id text PRIMARY KEY, n int, filler text);
 CREATE FUNCTION many_apply(state many, event es.events) RETURNS many LANGUAGE sql IMMUTABLE
-RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + 1, repeat('x', 100))::many;
+RETURN ROW(event.aggregate_id, coalesce(state.n, 0) + coalesce((event.data->>'add')::int, 1), repeat('x', 100))::many;
 SELECT es.create_projection('many', 'many', 'many_apply', aggregate_types => '{many}');
 INSERT INTO es.events (aggregate_type, aggregate_id, event_type) SELECT 'many', i % 3000, 'E' FROM generate_series(1, 7000) AS i;
 SELECT n, count(*) FROM many GROUP BY n ORDER BY n;
 SELECT rows, state, replayed FROM pg_temp.check_projections('many');
+DO $$
+DECLARE
+	detail text;
+BEGIN
+	INSERT INTO es.events (aggregate_type, aggregate_id, event_type, data)
+	SELECT 'many', i, 'E', CASE i WHEN 5000 THEN '{"add": "one"}' ELSE '{}' END::jsonb FROM generate_series(1, 7000) AS i;
+EXCEPTION WHEN SQLSTATE 'SE008' THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RAISE WARNING '% %', SQLERRM, substring(detail FROM '^.*, version');
+END $$;
 RESET work_mem;
 
 DROP TABLE part, seen, seen_plpgsql, many CASCADE;

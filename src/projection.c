@@ -365,12 +365,15 @@ EsProjectionToBlame(ErrorData *error)
 TupleTableSlot *
 EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event, int64 position)
 {
+	/* An event that is read from a file must not go with the context of the error. */
+	MemoryContext old = MemoryContextSwitchTo(event->tts_mcxt);
+	bool found = false;
 	bool isnull;
 
-	while (tuplestore_gettupleslot(events, true, false, event))
-		if (DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull)) == position)
-			return event;
-	return NULL;
+	while (!found && tuplestore_gettupleslot(events, true, false, event))
+		found = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull)) == position;
+	MemoryContextSwitchTo(old);
+	return found ? event : NULL;
 }
 
 void
