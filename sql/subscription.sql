@@ -15,13 +15,13 @@ AS $$ SELECT f.lease_id, f.partition, f.attempt, f.replayed, f.position,
 CREATE VIEW state AS
 SELECT name, partition AS p, kind, checkpoint, up_to, lag, consumer, lease_id, attempts, last_error,
        last_error_position AS at, parked
-  FROM es.subscriptions ORDER BY name, partition, kind;
+  FROM es.subscription_streams ORDER BY name, partition, kind;
 CREATE VIEW parked AS
 SELECT subscription, position, event_type, aggregate_id, version, reason, attempts, replayed
   FROM es.parked_events ORDER BY 1, 2, replayed;
 -- The lease that is held on a subscription.
 CREATE FUNCTION held(name text) RETURNS bigint LANGUAGE sql
-AS $$ SELECT max(s.lease_id) FROM es.subscriptions AS s WHERE s.name = held.name $$;
+AS $$ SELECT max(s.lease_id) FROM es.subscription_streams AS s WHERE s.name = held.name $$;
 
 SELECT es.append('account', a, t, source => s)
   FROM (VALUES ('a', 'Opened', 'web'), ('b', 'Opened', 'web'), ('a', 'Deposited', 'bank'),
@@ -63,6 +63,30 @@ SELECT f.position, f.version, f.recorded_at = e.recorded_at AND f.occurred_at = 
 SELECT es.ack(held('s'));
 SELECT es.ack((1::bigint << 32) + 4);
 SELECT es.ack(0), es.nack(-1, 1);
+-- All of a lease is acknowledged once more only where that was done.
+SELECT es.create_subscription('rows');
+SELECT es.ack(lease_id) FROM es.fetch('rows', 3);
+SELECT es.ack(lease_id, position) FROM (SELECT * FROM es.fetch('rows', 3) ORDER BY position DESC) AS f;
+SELECT lease_id AS rows FROM es.fetch('rows', 1) \gset
+BEGIN;
+SELECT es.ack(:rows);
+SELECT es.ack(:rows), es.ack(:rows, 0);
+SELECT es.ack(:rows, 1000);
+ROLLBACK;
+BEGIN;
+SELECT es.ack(:rows);
+SELECT es.nack(:rows, 7);
+ROLLBACK;
+BEGIN;
+SAVEPOINT s;
+SELECT es.ack(:rows);
+ROLLBACK TO s;
+SELECT es.nack(:rows, (SELECT min(position) FROM es.events WHERE position > (SELECT checkpoint FROM es.subscriptions WHERE name = 'rows')));
+SELECT es.ack(:rows);
+ROLLBACK;
+SELECT es.ack(:rows);
+SELECT es.ack(:rows);
+SELECT es.drop_subscription('rows');
 SELECT es.extend_lease(9223372036854775807);
 SELECT es.nack(1, 1);
 
@@ -201,8 +225,9 @@ SELECT es.drop_subscription('w');
 
 -- Playback: marked as replayed, beside the live events.
 SELECT es.playback('f', after_position => 3);
--- The view begins with what is live.
-SELECT partition, kind FROM es.subscriptions WHERE name = 'f';
+-- The view of subscriptions has what is live, whatever else is going on.
+SELECT partition, kind FROM es.subscription_streams WHERE name = 'f';
+SELECT partition, checkpoint, lag FROM es.subscriptions WHERE name = 'f';
 SELECT es.append('account', 'f', 'Opened');
 SELECT * FROM state WHERE name = 'f';
 SELECT * FROM take('f', 2);
@@ -253,7 +278,7 @@ BEGIN
 		SELECT f.lease_id, f.partition, f.position, f.aggregate_type, f.aggregate_id, f.version
 		  FROM es.fetch('p', 7) AS f;
 		EXIT WHEN NOT FOUND;
-		FOR lease IN SELECT DISTINCT s.lease_id FROM es.subscriptions AS s WHERE s.lease_id IS NOT NULL AND name = 'p' LOOP
+		FOR lease IN SELECT DISTINCT s.lease_id FROM es.subscription_streams AS s WHERE s.lease_id IS NOT NULL AND name = 'p' LOOP
 			PERFORM es.ack(lease);
 		END LOOP;
 	END LOOP;

@@ -11,9 +11,16 @@
  * too, an event has been worked on exactly once: of two consumers that were
  * given it, one gets SE012.  If the transaction's snapshot is so old that it hides
  * events delivered once more, it gets 40001.
+ *
+ * Who acknowledges a lease once more in the transaction that has done so already is
+ * right, as by SELECT es.ack(lease_id) FROM es.fetch(...), which has a row for each
+ * event.  In another transaction he gets SE012: he may be trying again one that was
+ * committed without his knowing.  So he does after a savepoint that the first time
+ * was in, as he may have gone back to it.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "argument.h"
 #include "catalog/pg_type_d.h"
 #include "compat.h"
@@ -62,7 +69,21 @@ static EsQuery hold_query = {
 	7,
 	{TEXTOID, INT4OID, INT8OID, INT8OID, BOOLOID, INT4OID, TEXTOID}};
 
+/* The last lease that was acknowledged as a whole, up to where, and by which transaction. */
+typedef struct Acknowledged
+{
+	TransactionId transaction;
+	SubTransactionId part;
+	int64 lease_id;
+	int64 up_to;
+} Acknowledged;
+
+static Acknowledged acknowledged = {InvalidTransactionId};
+
 static EsStream *lock_lease(FunctionCallInfo fcinfo, const char *function);
+static EsStream *find_lease(FunctionCallInfo fcinfo, const char *function);
+static bool is_acknowledged(FunctionCallInfo fcinfo);
+pg_noreturn static void not_held(int64 lease_id);
 static void forget_retried(const EsStream *stream, int64 up_to);
 static void nack_event(EsStream *stream, int64 position, const char *reason, bool put_aside);
 static EsParked find_event(const EsStream *stream, const EsSubscription *subscription,
@@ -78,14 +99,28 @@ ES_FUNCTION_INFO_V1(es_extend_lease);
 Datum
 es_ack(PG_FUNCTION_ARGS)
 {
-	EsStream *stream = lock_lease(fcinfo, "es.ack()");
-	int64 delivered = Max(stream->leased_up_to, stream->retried_up_to);
-	int64 up_to = PG_ARGISNULL(1) ? stream->leased_up_to : PG_GETARG_INT64(1);
+	EsStream *stream = find_lease(fcinfo, "es.ack()");
+	int64 delivered;
+	int64 up_to;
 
+	if (stream == NULL)
+	{
+		if (!is_acknowledged(fcinfo))
+			not_held(PG_GETARG_INT64(0));
+		PG_RETURN_VOID();
+	}
+	delivered = Max(stream->leased_up_to, stream->retried_up_to);
+	up_to = PG_ARGISNULL(1) ? stream->leased_up_to : PG_GETARG_INT64(1);
 	if (up_to > stream->leased_up_to)
 		not_fetched(stream, up_to);
 	if (up_to == stream->leased_up_to)
+	{
 		stream->lease_until = 0;
+		acknowledged.transaction = GetTopTransactionId();
+		acknowledged.part = GetCurrentSubTransactionId();
+		acknowledged.lease_id = stream->lease_id;
+		acknowledged.up_to = up_to;
+	}
 	if (stream->kind == ES_STREAM_RETRY)
 		forget_retried(stream, up_to);
 	if (stream->kind == ES_STREAM_PLAYBACK && up_to >= stream->up_to)
@@ -159,6 +194,17 @@ es_extend_lease(PG_FUNCTION_ARGS)
 static EsStream *
 lock_lease(FunctionCallInfo fcinfo, const char *function)
 {
+	EsStream *stream = find_lease(fcinfo, function);
+
+	if (stream == NULL)
+		not_held(PG_GETARG_INT64(0));
+	return stream;
+}
+
+/* The same, but null if it is not held any more. */
+static EsStream *
+find_lease(FunctionCallInfo fcinfo, const char *function)
+{
 	EsStream *stream;
 	int64 lease_id;
 
@@ -172,12 +218,29 @@ lock_lease(FunctionCallInfo fcinfo, const char *function)
 	EsStreamLock(EsLeaseStream(lease_id));
 	stream = EsStreamRead(EsLeaseStream(lease_id));
 	if (stream == NULL || stream->lease_id != lease_id || stream->lease_until == 0)
-		ereport(ERROR,
-				(errcode(ES_ERRCODE_LEASE_LOST),
-				 errmsg("lease " INT64_FORMAT " is not held", lease_id),
-				 errdetail("It ran out and another consumer took over, or it was given back, or the subscription was dropped or moved."),
-				 errhint("Roll back what was done under it: the events are delivered again.")));
+		return NULL;
 	return stream;
+}
+
+/* Says whether this transaction has acknowledged the lease, which nobody holds now, so far. */
+static bool
+is_acknowledged(FunctionCallInfo fcinfo)
+{
+	return TransactionIdIsValid(acknowledged.transaction) &&
+		acknowledged.transaction == GetTopTransactionIdIfAny() &&
+		SubTransactionIsActive(acknowledged.part) &&
+		acknowledged.lease_id == PG_GETARG_INT64(0) &&
+		(PG_ARGISNULL(1) || PG_GETARG_INT64(1) <= acknowledged.up_to);
+}
+
+static void
+not_held(int64 lease_id)
+{
+	ereport(ERROR,
+			(errcode(ES_ERRCODE_LEASE_LOST),
+			 errmsg("lease " INT64_FORMAT " is not held", lease_id),
+			 errdetail("It ran out and another consumer took over, or it was given back, or the subscription was dropped or moved."),
+			 errhint("Roll back what was done under it: the events are delivered again.")));
 }
 
 /* Forgets the events that were delivered once more and are done. */

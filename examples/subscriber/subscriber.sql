@@ -136,7 +136,7 @@ SELECT replayed, position, aggregate_id, event_type, data->>'product' AS product
 \set ECHO none
 \g
 
-SELECT es.ack(lease_id) FROM es.subscriptions WHERE name = 'mails' \g /dev/null
+SELECT es.ack(lease_id) FROM es.subscription_streams WHERE name = 'mails' AND lease_id IS NOT NULL \g /dev/null
 
 \echo '== 6. Left running'
 \echo

@@ -55,7 +55,7 @@ SELECT pg_catalog.pg_extension_config_dump('es.subscription_stream', '');
 SELECT pg_catalog.pg_extension_config_dump('es.subscription_stream_seq', '');
 
 COMMENT ON TABLE es.subscription_stream IS
-'How far the subscriptions are, and who reads; read it through the view es.subscriptions';
+'How far the subscriptions are, and who reads; read it through the view es.subscription_streams';
 
 -- Events that were put aside (held), and those on their way back (not held): told to
 -- be retried, or later ones of an aggregate whose events wait for one that was put aside.
@@ -193,7 +193,7 @@ SELECT p.subscription,
 COMMENT ON VIEW es.parked_events IS
 'Events put aside because a consumer of a subscription, or an async projection (then projection is given as well), failed on them, with the reason';
 
-CREATE VIEW es.subscriptions AS
+CREATE VIEW es.subscription_streams AS
 SELECT s.name,
        t.partition,
        t.kind,
@@ -232,5 +232,32 @@ SELECT s.name,
                   AND NOT p.held AND NOT p.done)
  ORDER BY s.name, t.partition, t.kind;
 
+COMMENT ON VIEW es.subscription_streams IS
+'What is read of the partitions of subscriptions (kind: live, then playback, and retry: events that are delivered once more), up to where it is done, and who reads; lag is in positions';
+
+CREATE VIEW es.subscriptions AS
+SELECT s.name,
+       s.partition,
+       s.checkpoint,
+       s.lag,
+       s.consumer,
+       s.lease_until,
+       s.attempts,
+       s.lease_id,
+       s.last_error,
+       s.last_error_position,
+       s.parked,
+       s.owner,
+       s.partitions,
+       s.max_attempts,
+       s.after_park,
+       s.aggregate_types,
+       s.event_types,
+       s.sources,
+       s.created_at
+  FROM es.subscription_streams AS s
+ WHERE s.kind = 'live'
+ ORDER BY s.name, s.partition;
+
 COMMENT ON VIEW es.subscriptions IS
-'Subscriptions: what is read of each partition (first live, then playback, and retry: events that are delivered once more), up to where it is done, and who reads; lag is in positions';
+'The partitions of subscriptions: up to where each has read the log, and who reads it; lag is in positions';

@@ -212,7 +212,7 @@ sub value
 	return 'NULL' if $self->rarely(20);
 	return $self->value($name, $self->pick(qw(text bigint boolean jsonb uuid timestamp_with_time_zone text[] interval regclass))) if $self->rarely(60);
 	return $self->text($name) if $type eq 'text';
-	return $self->pick("(SELECT max(lease_id) FROM es.subscriptions)", "(SELECT max(lease_id) FROM es.subscriptions)", '4294967297', $self->integer($type)) if $name eq 'lease_id';
+	return $self->pick("(SELECT max(lease_id) FROM es.subscription_streams)", "(SELECT max(lease_id) FROM es.subscription_streams)", '4294967297', $self->integer($type)) if $name eq 'lease_id';
 	return $self->integer($type) if $type =~ /^(bigint|integer)$/;
 	return $self->pick('true', 'false', 'NULL') if $type eq 'boolean';
 	return $self->jsonb if $type eq 'jsonb';
@@ -368,7 +368,7 @@ sub read
 {
 	my ($self) = @_;
 
-	return $self->pick('TABLE es.projections', 'TABLE es.parked_events', 'TABLE es.projection_handlers', 'TABLE es.replay_progress', 'TABLE es.subscriptions', 'SELECT * FROM es.events ORDER BY position DESC LIMIT 3', 'SELECT * FROM account', 'SELECT count(*) FROM parts', 'SELECT problems()',
+	return $self->pick('TABLE es.projections', 'TABLE es.parked_events', 'TABLE es.projection_handlers', 'TABLE es.replay_progress', 'TABLE es.subscriptions', 'TABLE es.subscription_streams', 'SELECT * FROM es.events ORDER BY position DESC LIMIT 3', 'SELECT * FROM account', 'SELECT count(*) FROM parts', 'SELECT problems()',
 		"SELECT es.load(NULL::account, 'account', a.aggregate_id) FROM es.aggregates('account') AS a", "SELECT (es.read_aggregate('account', '1')).*", "SELECT es.append('account', a.aggregate_id, 'Deposited', '{\"amount\": 1}') FROM es.aggregates() AS a");
 }
 
@@ -471,7 +471,7 @@ SELECT es.create_projection('liar', 'liar', 'liar_apply', 'lying_key(aggregate_i
 SELECT es.create_subscription('reader', partitions => 3, max_attempts => 1);
 SELECT es.create_subscription('waiter', '{account}', max_attempts => 1, after_park => 'wait');
 SELECT count(*) FROM es.fetch('waiter', 3);
-SELECT es.nack((SELECT max(lease_id) FROM es.subscriptions), 1, 'no');
+SELECT es.nack((SELECT max(lease_id) FROM es.subscription_streams), 1, 'no');
 SELECT count(*) FROM es.fetch('reader', 3);
 SELECT es.playback('waiter', 0, 15);
 ALTER TABLE spare OWNER TO plain;

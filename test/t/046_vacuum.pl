@@ -55,7 +55,7 @@ RELEASE s;
 PREPARE TRANSACTION 'p';
 COMMIT PREPARED 'p';
 SELECT count(*) FROM es.fetch('s', 1000);
-SELECT es.ack(max(lease_id)) FROM es.subscriptions;
+SELECT es.ack(max(lease_id)) FROM es.subscription_streams;
 SELECT es.run_projections();
 SELECT rows FROM es.replay('account');
 ));

@@ -385,10 +385,10 @@ WHERE attempt <> 1),
 	'the first delivery is the first attempt');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM played_back AS p WHERE events <> (SELECT count(*) FROM finished AS f WHERE f.subscription = p.subscription AND replayed))),
 	'0', 'a playback says how many events it is for');
-is($node->safe_psql('postgres', q(SELECT name, kind, lag, parked FROM es.subscriptions WHERE kind <> 'live' OR parked > 0 LIMIT 5)), '', 'nothing is left over');
+is($node->safe_psql('postgres', q(SELECT name, kind, lag, parked FROM es.subscription_streams WHERE kind <> 'live' OR parked > 0 LIMIT 5)), '', 'nothing is left over');
 is( $node->safe_psql(
 		'postgres', q(
-SELECT string_agg(name, ' ') FROM es.subscriptions WHERE lease_until > now() AND lease_id IS NOT NULL)),
+SELECT string_agg(name, ' ') FROM es.subscription_streams WHERE lease_until > now() AND lease_id IS NOT NULL)),
 	'', 'no lease is left over');
 note $node->safe_psql(
 	'postgres', q(

@@ -57,7 +57,7 @@ sub consume
 		$deaths++ if $ret != 0;
 		like($stderr, qr/terminating connection|^$/, "$name: no error") if $ret != 0 && $stderr !~ /terminating connection/;
 		# A lease of one who has died runs out before long.
-		$idle = $ret == 0 && $stdout eq '0' && $node->safe_psql('postgres', "SELECT count(*) FROM es.subscriptions WHERE name = '$name' AND lease_id IS NOT NULL") eq '0' ? $idle + 1 : 0;
+		$idle = $ret == 0 && $stdout eq '0' && $node->safe_psql('postgres', "SELECT count(*) FROM es.subscription_streams WHERE name = '$name' AND lease_id IS NOT NULL") eq '0' ? $idle + 1 : 0;
 		die "$name: too many have died\n" if $deaths > 400;
 	}
 	return $deaths;
@@ -69,7 +69,7 @@ is($node->safe_psql('postgres', q(SELECT position, event_type, attempts > 0, rea
 is($node->safe_psql('postgres', q(SELECT count(*) FROM work WHERE subscription = 'poison')), '298', 'all others get through');
 is($node->safe_psql('postgres', q(SELECT max(events), bool_or(events = 50), bool_or(events = 25), bool_or(events = 1) FROM fetched WHERE subscription = 'poison')),
 	'100|t|t|t', 'leases are for half as many events each time');
-is($node->safe_psql('postgres', q(SELECT lag FROM es.subscriptions WHERE name = 'poison' AND kind = 'live')), '0', 'nothing is left');
+is($node->safe_psql('postgres', q(SELECT lag FROM es.subscription_streams WHERE name = 'poison' AND kind = 'live')), '0', 'nothing is left');
 note "$deaths consumers died, ", $node->safe_psql('postgres', q(SELECT string_agg(events::text, ' ' ORDER BY n) FROM fetched WHERE subscription = 'poison'));
 cmp_ok($deaths, '<=', 40, 'not too many had to die for it');
 

@@ -165,7 +165,7 @@ EXCEPT ALL SELECT * FROM turnover)),
 sub leases
 {
 	return $node->safe_psql('postgres',
-		'SELECT count(*) FROM es.subscriptions WHERE lease_id IS NOT NULL');
+		'SELECT count(*) FROM es.subscription_streams WHERE lease_id IS NOT NULL');
 }
 
 # What can't be handled is put aside, and nothing else.

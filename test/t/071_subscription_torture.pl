@@ -128,12 +128,12 @@ BEGIN
 		SELECT * INTO taken FROM take_often('1 min');
 		PERFORM finish(taken.held, 'es.ack($1)');
 		COMMIT;
-		EXIT WHEN NOT EXISTS (SELECT FROM es.subscriptions WHERE lag > 0 OR lease_id IS NOT NULL);
+		EXIT WHEN NOT EXISTS (SELECT FROM es.subscription_streams WHERE lag > 0 OR lease_id IS NOT NULL);
 	END LOOP;
 END $$));
 
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM es.events'), '>', 500, 'there are events');
-is($node->safe_psql('postgres', q(SELECT name, partition, kind, lag FROM es.subscriptions WHERE lag > 0)), '', 'nothing is left to fetch');
+is($node->safe_psql('postgres', q(SELECT name, partition, kind, lag FROM es.subscription_streams WHERE lag > 0)), '', 'nothing is left to fetch');
 foreach my $what ('once', 'often')
 {
 	is( $node->safe_psql(

@@ -236,7 +236,7 @@ SELECT es.create_projection('fresh%s', 'fresh%s') $missing;);
 my $subscription = q(SELECT es.create_subscription('reader%s', aggregate_types => '{account}')
 WHERE NOT EXISTS (SELECT FROM es.subscriptions WHERE name = 'reader%s'););
 my $lease = qq($subscription SELECT es.seek('reader%s', 0); SELECT count(*) FROM es.fetch('reader%s', 3););
-my $held = q((SELECT max(lease_id) FROM es.subscriptions WHERE name = 'reader%s'));
+my $held = q((SELECT max(lease_id) FROM es.subscription_streams WHERE name = 'reader%s'));
 
 sub calls
 {
@@ -312,6 +312,7 @@ sub calls
 		nack => [ { before => $lease, call => "SELECT es.nack($held, (SELECT min(position) FROM es.events WHERE aggregate_type = 'account'), 'no', true)", writes => 1 } ],
 		extend_lease => [ { before => $lease, call => "SELECT es.extend_lease($held, '1 h')", writes => 1 } ],
 		subscriptions => [ { before => $subscription, call => 'TABLE es.subscriptions' } ],
+		subscription_streams => [ { before => $subscription, call => 'TABLE es.subscription_streams' } ],
 		publish_mark => [ { call => 'SELECT es.publish_mark()', writes => 1 } ],
 
 		# Replay.

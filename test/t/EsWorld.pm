@@ -193,7 +193,7 @@ sub contents
 		'the statements' => 'SELECT h::text FROM es.projection_handler AS h ORDER BY projection, event_type',
 		'the checkpoints' => 'SELECT c::text FROM es.projection_checkpoint AS c ORDER BY projection',
 		'the parked events' => 'SELECT p::text FROM es.projection_parked AS p ORDER BY projection, position',
-		'the subscriptions' => 'SELECT s::text FROM es.subscriptions AS s ORDER BY name, partition, kind',
+		'the subscriptions' => 'SELECT s::text FROM es.subscription_streams AS s ORDER BY name, partition, kind',
 		'the writers' => 'SELECT w::text FROM es.writer AS w ORDER BY 1',
 		'their rows' => 'SELECT s::text FROM es.subscription AS s ORDER BY name',
 		'their streams' => 'SELECT s::text FROM es.subscription_stream AS s ORDER BY stream',
@@ -312,7 +312,7 @@ SELECT name, replayed, count(*), count(DISTINCT position) FROM got WHERE positio
 		join("\n", map { "$_|f|" . _ask($node, $database,
 			"SELECT count(*), count(*) FROM es.events WHERE position > $last AND event_type = 'Noted'") } qw(auditor mailer)),
 		"$what: subscriptions deliver what is new, once");
-	is(_ask($node, $database, 'SELECT * FROM es.subscriptions WHERE lag > 0 OR lease_id IS NOT NULL'),
+	is(_ask($node, $database, 'SELECT * FROM es.subscription_streams WHERE lag > 0 OR lease_id IS NOT NULL'),
 		'', "$what: no subscription is behind");
 	return;
 }
