@@ -398,6 +398,31 @@ EXCEPTION WHEN SQLSTATE 'SE008' THEN
 END $$;
 RESET work_mem;
 
+-- Failures that one transaction catches leave nothing in memory.
+CREATE TABLE fails (id text PRIMARY KEY, n int CHECK (n < 1));
+CREATE FUNCTION fails_apply(state fails, event es.events) RETURNS fails LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, 1)::fails;
+SELECT es.create_projection('fails', 'fails', 'fails_apply', aggregate_types => '{fails}');
+DO $$
+DECLARE
+	caught int := 0;
+	before bigint;
+BEGIN
+	FOR i IN 1 .. 320 LOOP
+		BEGIN
+			PERFORM es.append('fails', '1', 'E');
+		EXCEPTION WHEN SQLSTATE 'SE008' THEN
+			caught := caught + 1;
+		END;
+		IF i = 20 THEN
+			SELECT sum(total_bytes) INTO before FROM pg_backend_memory_contexts;
+		END IF;
+	END LOOP;
+	RAISE INFO '% failures, flat: %', caught, (SELECT sum(total_bytes) - before < 1000000 FROM pg_backend_memory_contexts);
+END $$;
+SELECT es.drop_projection('fails');
+DROP TABLE fails CASCADE;
+
 DROP TABLE part, seen, seen_plpgsql, many CASCADE;
 SELECT count(*) FROM es.projections;
 DROP FUNCTION weight;

@@ -378,7 +378,6 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	int users = EsProjectionsUsers();
 	ErrorData *volatile error = NULL;
 
 	/* What fails may be another projection, of events that this one's code appends. */
@@ -398,7 +397,7 @@ try_chunk(Run *run, EsRange range, EsApplied *applied)
 		RollbackAndReleaseCurrentSubTransaction();
 		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED)
 			ReThrowError(error);
-		EsProjectionRecover(run->projection, users);
+		EsProjectionRecover(run->projection);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

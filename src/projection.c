@@ -66,6 +66,7 @@ static EsProjection *load_projection(HeapTuple tuple, TupleDesc desc);
 static void read_statements(List *projections, Snapshot snapshot, MemoryContext context);
 static List *text_list(Datum array, bool isnull);
 static void discard_registry(void);
+static void free_garbage(void);
 static void discard(MemoryContext context);
 static void compile(EsProjection *projection, Relation target);
 static void compile_fold(EsProjection *projection, Relation target, Relation events,
@@ -75,6 +76,8 @@ static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn colum
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void transaction_ended(XactEvent event, void *arg);
+static void subtransaction_changed(SubXactEvent event, SubTransactionId mySubid,
+								   SubTransactionId parentSubid, void *arg);
 pg_noreturn static void fail(EsProjection *projection, TupleTableSlot *event, int64 position,
 							 MemoryContext context);
 static int64 event_position(TupleTableSlot *event);
@@ -83,32 +86,22 @@ static char *describe_event(TupleTableSlot *event);
 void
 EsProjectionsEnter(void)
 {
-	users++;
+	register_callbacks();
+	if (users++ == 0)
+		free_garbage();
 }
 
 void
 EsProjectionsLeave(void)
 {
-	if (--users > 0)
-		return;
-	while (garbage != NIL)
-	{
-		MemoryContextDelete(linitial(garbage));
-		garbage = list_delete_first(garbage);
-	}
-}
-
-int
-EsProjectionsUsers(void)
-{
-	return users;
+	if (--users == 0)
+		free_garbage();
 }
 
 /* Else the folds that are compiled anew after each of many errors add up. */
 void
-EsProjectionRecover(EsProjection *projection, int before)
+EsProjectionRecover(EsProjection *projection)
 {
-	users = before;
 	if (users > 1 || projection->fold_context == NULL)
 		return;
 	MemoryContextDelete(projection->fold_context);
@@ -429,6 +422,7 @@ register_callbacks(void)
 	CacheRegisterSyscacheCallback(PROCOID, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, object_changed, (Datum) 0);
 	RegisterXactCallback(transaction_ended, NULL);
+	RegisterSubXactCallback(subtransaction_changed, NULL);
 	registered = true;
 }
 
@@ -597,6 +591,16 @@ discard_registry(void)
 	discard(registry_context);
 }
 
+static void
+free_garbage(void)
+{
+	while (garbage != NIL)
+	{
+		MemoryContextDelete(linitial(garbage));
+		garbage = list_delete_first(garbage);
+	}
+}
+
 /* Frees a context, now or when nobody uses the cache any more. */
 static void
 discard(MemoryContext context)
@@ -728,6 +732,37 @@ transaction_ended(XactEvent event, void *arg)
 	transaction++;
 	users = 1;
 	EsProjectionsLeave();
+}
+
+/*
+ * Who began to use the cache in a subtransaction that is rolled back is gone.  (When
+ * the first of all users comes, and registers this, there are none in any level.)
+ */
+static void
+subtransaction_changed(SubXactEvent event, SubTransactionId mySubid,
+					   SubTransactionId parentSubid, void *arg)
+{
+	static int *users_before = NULL; /* by nesting level */
+	static int nlevels = 0;
+	int level = GetCurrentTransactionNestLevel();
+
+	if (event != SUBXACT_EVENT_START_SUB && event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		users = level < nlevels ? users_before[level] : 0;
+		return;
+	}
+	if (level >= nlevels)
+	{
+		int more = Max(64, level * 2);
+
+		users_before = users_before == NULL
+			? MemoryContextAllocZero(TopMemoryContext, sizeof(int) * more)
+			: repalloc(users_before, sizeof(int) * more);
+		nlevels = more;
+	}
+	users_before[level] = users;
 }
 
 /* Returns the event's position; 0 if it has none yet. */

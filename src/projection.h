@@ -87,12 +87,10 @@ extern void EsProjectionsEnter(void);
 extern void EsProjectionsLeave(void);
 
 /*
- * After the rollback of a subtransaction in which the projection has failed: who
- * began to use the cache in it does so no more (before: how many did already), and
- * if only the caller is left, the projection's compiled fold is freed.
+ * Frees a projection's compiled fold that has failed in a subtransaction, after the
+ * rollback, if nobody but the caller uses the cache.
  */
-extern int EsProjectionsUsers(void);
-extern void EsProjectionRecover(EsProjection *projection, int before);
+extern void EsProjectionRecover(EsProjection *projection);
 
 /* Returns the projections (EsProjection *), by name, as of the latest commit. */
 extern List *EsProjections(void);
