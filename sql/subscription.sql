@@ -402,6 +402,26 @@ UPDATE es.subscription SET partitions = -65536;
 UPDATE es.subscription SET max_attempts = 0;
 UPDATE es.subscription SET after_park = 'later';
 
+-- Nobody is kept from what is his by who uses the name for something else.
+CREATE TABLE own (id text PRIMARY KEY);
+CREATE FUNCTION own_apply(state own, event es.events) RETURNS own LANGUAGE sql IMMUTABLE RETURN ROW(event.aggregate_id)::own;
+ALTER TABLE own OWNER TO regress_es_nobody;
+SELECT es.create_projection('own', 'own', 'own_apply', mode => 'async', on_error => 'park', populate => false);
+SELECT es.grant_reader('regress_es_nobody');
+SELECT es.create_subscription('other');
+SET ROLE regress_es_nobody;
+SELECT es.discard_parked('own');
+SELECT es.discard_parked('other');
+SET ROLE regress_es_reader;
+SELECT es.discard_parked('own');
+RESET ROLE;
+ALTER TABLE own OWNER TO CURRENT_USER;
+SET ROLE regress_es_nobody;
+SELECT es.discard_parked('own');
+RESET ROLE;
+SELECT es.drop_projection('own');
+DROP TABLE own CASCADE;
+
 -- All gone with the subscription.
 SELECT es.drop_subscription(name) FROM (SELECT DISTINCT name FROM es.subscriptions ORDER BY 1) AS x;
 SELECT count(*) FROM es.subscription_stream;

@@ -39,7 +39,6 @@
 #include "projection.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -84,7 +83,6 @@ static int64 run_projection(const char *name, int64 max_events, int64 max_failur
 							bool *more);
 static bool open_run(Run *run, const char *name, bool named);
 static EsProjection *open_listed(const char *name, Relation *target);
-static bool is_owned(EsProjection *projection);
 static void run_chunks(Run *run, int64 max_events, int64 max_failures);
 static ErrorData *try_chunk(Run *run, EsRange range, EsApplied *applied);
 static void handle_error(Run *run, ErrorData *error, int64 limit);
@@ -233,7 +231,7 @@ candidates(void)
 		Candidate *candidate;
 		EsCheckpoint checkpoint;
 
-		if (!projection->async || !projection->enabled || !is_owned(projection) ||
+		if (!projection->async || !projection->enabled || !EsProjectionIsOwned(projection) ||
 			!EsCheckpointRead(projection->name, &checkpoint) || checkpoint.stopped)
 			continue;
 		candidate = palloc(sizeof(Candidate));
@@ -309,19 +307,11 @@ open_listed(const char *name, Relation *target)
 	do
 	{
 		projection = EsProjectionLookup(name);
-		if (projection == NULL || !is_owned(projection))
+		if (projection == NULL || !EsProjectionIsOwned(projection))
 			return NULL;
 		*target = EsProjectionOpen(projection, RowExclusiveLock);
 	} while (*target == NULL);
 	return projection;
-}
-
-/* Says whether the projection is the current user's. */
-static bool
-is_owned(EsProjection *projection)
-{
-	return get_rel_name(projection->target) != NULL &&
-		EsRelationOwnerCheck(projection->target, GetUserId());
 }
 
 /*

@@ -3,7 +3,8 @@
  *	  es.retry_parked(), es.discard_parked(): events that were put aside.
  *
  * Both subscriptions and async projections put events aside.  A name may be
- * that of one of each, then both are meant.
+ * that of one of each, then both are meant, or the one that the user owns:
+ * nobody takes a name from others by using it.
  *
  * A projection applies the event at once, to its rows as they are now.  A
  * subscription delivers it again, in the line of events that wait for it or for
@@ -43,6 +44,7 @@ static EsQuery discard_query = {
 
 static Datum for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 						int64 (*of_projection)(const char *name, int64 at_position));
+static bool find_projection(const char *name, bool *owned);
 static int64 of_subscription(const EsSubscription *subscription, EsValue at_position,
 							 EsQuery *query);
 static int64 retry_projection(const char *name, int64 at_position);
@@ -73,17 +75,24 @@ for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 {
 	char *name = EsTextArgument(fcinfo, 0, "subscription", true);
 	int64 at_position = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
+	bool owned;
 	bool projection;
 	EsSubscription *subscription;
 	int64 count = 0;
 
 	EsRefuseReadOnly(function);
-	projection = EsProjectionExists(name);
+	projection = find_projection(name, &owned);
 	subscription = EsSubscriptionRead(name);
 	if (!projection && subscription == NULL)
 		ereport(ERROR,
 				(errcode(ES_ERRCODE_UNKNOWN_NAME),
 				 errmsg("there is no subscription or projection \"%s\"", name)));
+	if (subscription != NULL && projection && owned != EsSubscriptionIsOwned(subscription))
+	{
+		projection = owned;
+		if (owned)
+			subscription = NULL;
+	}
 	if (subscription != NULL)
 		count += of_subscription(subscription,
 								 PG_ARGISNULL(1) ? EsValueNull() : EsValueInt64(at_position),
@@ -97,6 +106,19 @@ for_parked(FunctionCallInfo fcinfo, const char *function, EsQuery *query,
 						at_position, name),
 				 errhint("The view es.parked_events lists those that are.")));
 	PG_RETURN_INT64(count);
+}
+
+/* Says whether there is a projection of that name, and whether it is the current user's. */
+static bool
+find_projection(const char *name, bool *owned)
+{
+	EsProjection *projection;
+
+	EsProjectionsEnter();
+	projection = EsProjectionLookup(name);
+	*owned = projection != NULL && EsProjectionIsOwned(projection);
+	EsProjectionsLeave();
+	return projection != NULL;
 }
 
 static int64

@@ -146,14 +146,10 @@ EsProjectionLookup(const char *name)
 }
 
 bool
-EsProjectionExists(const char *name)
+EsProjectionIsOwned(EsProjection *projection)
 {
-	bool exists;
-
-	EsProjectionsEnter();
-	exists = EsProjectionLookup(name) != NULL;
-	EsProjectionsLeave();
-	return exists;
+	return get_rel_name(projection->target) != NULL &&
+		EsRelationOwnerCheck(projection->target, GetUserId());
 }
 
 void

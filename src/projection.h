@@ -101,10 +101,10 @@ extern EsProjection *EsProjectionFind(const char *name);
 /* The same, but null if there is none. */
 extern EsProjection *EsProjectionLookup(const char *name);
 
-/* Says whether there is a projection of that name. */
-extern bool EsProjectionExists(const char *name);
+/* Says whether the current user owns the projection, that is its state table. */
+extern bool EsProjectionIsOwned(EsProjection *projection);
 
-/* Raises 42501 unless the current user owns the projection, that is its state table. */
+/* Raises 42501 unless he does. */
 extern void EsProjectionCheckOwner(EsProjection *projection);
 
 /* Says whether writers maintain the projection; else it has a checkpoint. */

@@ -176,11 +176,17 @@ EsSubscriptionFind(const char *name)
 	return subscription;
 }
 
+bool
+EsSubscriptionIsOwned(const EsSubscription *subscription)
+{
+	return superuser() ||
+		(OidIsValid(subscription->owner) && has_privs_of_role(GetUserId(), subscription->owner));
+}
+
 void
 EsSubscriptionCheckOwner(const EsSubscription *subscription)
 {
-	if (superuser() ||
-		(OidIsValid(subscription->owner) && has_privs_of_role(GetUserId(), subscription->owner)))
+	if (EsSubscriptionIsOwned(subscription))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

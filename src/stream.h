@@ -71,7 +71,10 @@ extern EsSubscription *EsSubscriptionRead(const char *name);
 /* The same, but SE006 if there is none. */
 extern EsSubscription *EsSubscriptionFind(const char *name);
 
-/* Raises 42501 unless the current user has the rights of the owner. */
+/* Says whether the current user has the rights of the owner. */
+extern bool EsSubscriptionIsOwned(const EsSubscription *subscription);
+
+/* Raises 42501 unless he has. */
 extern void EsSubscriptionCheckOwner(const EsSubscription *subscription);
 
 /* Raises 42501 unless the current user may read the log, all of it. */
