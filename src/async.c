@@ -126,6 +126,8 @@ Datum
 es_wait_for(PG_FUNCTION_ARGS)
 {
 	TimestampTz end = DT_NOEND;
+	MemoryContext context;
+	MemoryContext old;
 	char *name;
 	bool reached;
 	TimestampTz now;
@@ -142,11 +144,18 @@ es_wait_for(PG_FUNCTION_ARGS)
 			DirectFunctionCall2(timestamptz_pl_interval,
 								TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(2)));
 
+	context = AllocSetContextCreate(CurrentMemoryContext, "es wait", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
 	while (!(reached = has_reached(name, PG_GETARG_INT64(1))) &&
 		   (now = GetCurrentTimestamp()) < end)
+	{
 		EsWakeupSleep(ES_WAKEUP_RUN, Min(TimestampDifferenceMilliseconds(now, end), MAX_WAIT),
 					  POLL_INTERVAL);
+		MemoryContextReset(context);
+	}
 	EsWakeupSleepEnd();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	PG_RETURN_BOOL(reached);
 }
 
