@@ -153,6 +153,7 @@ configure(void)
 		{"row_security", "on"},
 		{"check_function_bodies", "on"},
 		{"es.restore", "off"},
+		{"exit_on_error", "off"},
 		{"statement_timeout", "0"},
 		{"transaction_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},

@@ -124,11 +124,24 @@ has_workers('one two', 'a worker where they are');
 sql(qq(ALTER DATABASE one SET $_))
   foreach ('default_transaction_isolation = serializable', 'default_transaction_read_only = on', 'statement_timeout = 1',
 	'search_path = nowhere', 'lock_timeout = 1', 'session_replication_role = replica', 'es.restore = on',
-	'session_authorization = somebody', 'role = somebody');
+	'session_authorization = somebody', 'role = somebody', 'exit_on_error = on');
 sql(qq(SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'pg_eventsourcing worker' AND datname = 'one'));
 has_workers('one two', 'a worker with odd settings');
 sql('ALTER DATABASE one RESET ALL');
 kept_up('one', 'works');
+$pid = sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_eventsourcing worker' AND datname = 'one'));
+$node->safe_psql('one', q(
+CREATE TABLE fails (id text PRIMARY KEY, n bigint);
+CREATE FUNCTION fails_apply(state fails, event es.events) RETURNS fails
+LANGUAGE sql IMMUTABLE RETURN ROW(event.aggregate_id, 1 / (event.data->>'n')::integer)::fails;
+SELECT es.create_projection('fails', 'fails', 'fails_apply', mode => 'async', event_types => '{fails}');
+SELECT es.append('a', '1', 'fails', '{"n": 0}');
+));
+ok($node->poll_query_until('one', q(SELECT status = 'stopped' FROM es.projections WHERE name = 'fails')),
+	'a projection fails under these settings');
+is(sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_eventsourcing worker' AND datname = 'one')),
+	$pid, 'which is not the end of the worker');
+$node->safe_psql('one', q(SELECT es.drop_projection('fails'); DROP TABLE fails CASCADE));
 
 # --- restored ------------------------------------------------------------------------
 
