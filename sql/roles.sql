@@ -281,6 +281,33 @@ SELECT role::text FROM es.writer ORDER BY 1;
 SELECT es.grant_writer('regress_es_agent', '{letter}');
 SELECT role::text, aggregate_types FROM es.writer ORDER BY 1;
 
+-- A writer is not shown a row that he may not read, where a projection fails on it; its owner is.
+CREATE TABLE counted (id text PRIMARY KEY, secret text, n integer CHECK (n < 2), UNIQUE (secret));
+CREATE FUNCTION counted_apply(state counted, event es.events) RETURNS counted LANGUAGE sql IMMUTABLE
+RETURN ROW(event.aggregate_id, coalesce(state.secret, event.data->>'secret'), coalesce(state.n, 0) + 1)::counted;
+SELECT es.create_projection('counted', 'counted', 'counted_apply', aggregate_types => '{counted}');
+SELECT es.append('counted', '1', 'X', '{"secret": "hidden"}');
+CREATE FUNCTION pg_temp.why(role name, statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	context text;
+BEGIN
+	EXECUTE format('SET LOCAL ROLE %I', role);
+	EXECUTE statement;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+	RETURN sqlerrm || ' | ' || split_part(context, E'\n', 1);
+END $$;
+CREATE VIEW failure AS
+SELECT format('SELECT es.append(''counted'', %L, ''X'', ''{"secret": "hidden"}'')', id) AS statement FROM unnest('{1,2}'::text[]) AS id;
+SELECT pg_temp.why('regress_es_writer', statement) FROM failure;
+GRANT SELECT ON counted TO regress_es_writer;
+SELECT pg_temp.why('regress_es_writer', statement) FROM failure;
+ALTER TABLE counted ENABLE ROW LEVEL SECURITY;
+SELECT pg_temp.why('regress_es_writer', statement) FROM failure;
+SELECT pg_temp.why(current_user, statement) FROM failure;
+DROP VIEW failure;
+DROP TABLE counted CASCADE;
+
 -- Arguments.
 SELECT es.grant_reader(NULL);
 SELECT es.grant_writer(NULL);

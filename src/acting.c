@@ -33,12 +33,15 @@
 #include "parser/parser.h"
 #include "pgtime.h"
 #include "tsearch/ts_cache.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 
 static const char *const pinned_settings[] = {
 	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
@@ -137,6 +140,30 @@ bool
 EsActingNeedsSettings(Node *expr)
 {
 	return contain_mutable_functions(expr) || calls_user_function(expr, NULL);
+}
+
+/*
+ * The details of violated constraints show rows.  PostgreSQL sees to it that the
+ * current user may read them, which is the code's owner; but somebody else is told.
+ * Other details are what the owner's code says.  As violations are raised without
+ * low-level locks, the catalogs can be asked even before the transaction is aborted.
+ */
+bool
+EsActingHidesDetail(const ErrorData *error, Oid relid)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	Oid user = GetOuterUserId();
+
+	if (error->detail == NULL ||
+		(category != ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) &&
+		 category != ERRCODE_TO_CATEGORY(ERRCODE_WITH_CHECK_OPTION_VIOLATION)))
+		return false;
+	if (error->schema_name != NULL && error->table_name != NULL)
+		relid = get_relname_relid(error->table_name,
+								  get_namespace_oid(error->schema_name, true));
+	return !OidIsValid(relid) ||
+		pg_class_aclcheck(relid, user, ACL_SELECT) != ACLCHECK_OK ||
+		check_enable_rls(relid, user, true) == RLS_ENABLED;
 }
 
 static SessionState

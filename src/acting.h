@@ -32,4 +32,10 @@ extern bool EsActingNeedsSettings(Node *expr);
 /* Returns the current values of the settings that code may depend on. */
 extern ArrayType *EsActingSettings(void);
 
+/*
+ * Says whether the detail of an error, raised by code of another role that has
+ * written relid, shows a row that the session's user may not read.
+ */
+extern bool EsActingHidesDetail(const ErrorData *error, Oid relid);
+
 #endif /* ES_ACTING_H */

@@ -25,6 +25,7 @@
 #include "access/parallel.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "acting.h"
 #include "catalog.h"
 #include "catalog/pg_type_d.h"
 #include "compat.h"
@@ -379,12 +380,15 @@ EsProjectionFailedAt(EsProjection *projection, int64 position, MemoryContext con
 
 /*
  * Rethrows the current error.  The fold is compiled anew after it: what functions
- * keep in it between two calls may be in any state.
+ * keep in it between two calls may be in any state.  A row that the session's user may
+ * not read is in the server's log only.
  */
 static void
 fail(EsProjection *projection, TupleTableSlot *event, int64 position, MemoryContext context)
 {
 	ErrorData *cause;
+	char *description = NULL;
+	char *logged = NULL;
 
 	EsProjectionReset(projection);
 	projection->failed_position = position;
@@ -394,13 +398,22 @@ fail(EsProjection *projection, TupleTableSlot *event, int64 position, MemoryCont
 		PG_RE_THROW();
 
 	FlushErrorState();
+	if (event != NULL)
+		description = describe_event(event);
+	else if (position != 0)
+		description = psprintf("The last event of the row is at position " INT64_FORMAT ".",
+							   position);
+	if (EsActingHidesDetail(cause, projection->target))
+	{
+		logged = psprintf("%s%s%s", description == NULL ? "" : description,
+						  description == NULL ? "" : "\n", cause->detail);
+		cause->detail = NULL;
+	}
 	ereport(ERROR,
 			(errcode(ES_ERRCODE_PROJECTION_FAILED),
 			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),
-			 event == NULL ? 0 : errdetail_internal("%s", describe_event(event)),
-			 event != NULL || position == 0
-				 ? 0
-				 : errdetail("The last event of the row is at position " INT64_FORMAT ".", position),
+			 description == NULL ? 0 : errdetail_internal("%s", description),
+			 logged == NULL ? 0 : errdetail_log("%s", logged),
 			 cause->hint == NULL ? 0 : errhint("%s", cause->hint),
 			 errcontext("cause: %s%s%s%s%s", unpack_sql_state(cause->sqlerrcode),
 						cause->detail == NULL ? "" : ", ", cause->detail == NULL ? "" : cause->detail,
