@@ -32,6 +32,14 @@ BEGIN
 	EXCEPTION WHEN OTHERS THEN
 		NULL;
 	END;
+	-- outside of a security-restricted operation: objects, or deferred triggers, for the session's user
+	BEGIN
+		EXECUTE 'CREATE TEMP TABLE left_behind ()';
+		RAISE WARNING '% can make a temporary table', place;
+		DROP TABLE left_behind;
+	EXCEPTION WHEN OTHERS THEN
+		NULL;
+	END;
 	-- what stays behind in the session would be the next command's search_path
 	PERFORM set_config('search_path', 'evil', false), set_config('es.max_aggregate_locks', '7', false),
 			set_config('evil.left', place, false);
