@@ -368,4 +368,30 @@ SELECT es.append('a', '1', 'X');
 TABLE last;
 DROP TABLE last CASCADE;
 DROP FUNCTION audit, welcome;
+-- Tables of the extension with columns that somebody has added, or a later version.
+DO $$
+DECLARE
+	t regclass;
+BEGIN
+	FOR t IN SELECT oid FROM pg_class WHERE relnamespace = 'es'::regnamespace AND relkind = 'r' LOOP
+		FOR n IN 1 .. 40 LOOP
+			EXECUTE format('ALTER TABLE %s ADD COLUMN more_%s text', t, n);
+		END LOOP;
+	END LOOP;
+END $$;
+CREATE TABLE more (id text PRIMARY KEY);
+SELECT es.create_projection('more', 'more', event_types => '{More}');
+SELECT es.set_handler('more', 'More', 'INSERT INTO more VALUES (event.aggregate_id)');
+SELECT es.append('more', '1', 'More');
+SELECT es.alter_projection('more', mode => 'async');
+SELECT es.run_projections('more');
+SELECT es.create_subscription('more', event_types => '{More}');
+SELECT aggregate_id FROM es.fetch('more');
+SELECT es.nack(lease_id, (SELECT max(position) FROM es.events), 'no', true) FROM es.subscriptions WHERE name = 'more';
+SELECT es.retry_parked('more');
+SELECT name, status FROM es.projections WHERE name = 'more';
+TABLE more;
+SELECT es.drop_projection('more'), es.drop_subscription('more');
+DROP TABLE more;
+
 DROP EXTENSION pg_eventsourcing;

@@ -47,6 +47,7 @@ static const char *const object_names[ES_NOBJECTS] = {
 static Oid object_oids[ES_NOBJECTS];
 static bool oids_valid = false;
 
+static int check_columns(Relation table, int ncolumns);
 static void load_oids(void);
 static void relation_changed(Datum arg, Oid relid);
 
@@ -62,6 +63,53 @@ EsCatalogOid(EsObject object)
 				 errmsg("relation \"es.%s\" does not exist", object_names[object]),
 				 errhint("Run CREATE EXTENSION pg_eventsourcing.")));
 	return object_oids[object];
+}
+
+void
+EsCatalogRead(Relation table, HeapTuple row, int ncolumns, Datum *values, bool *nulls)
+{
+	int natts = check_columns(table, ncolumns);
+	Datum *all_values = palloc(sizeof(Datum) * natts);
+	bool *all_nulls = palloc(sizeof(bool) * natts);
+
+	heap_deform_tuple(row, RelationGetDescr(table), all_values, all_nulls);
+	memcpy(values, all_values, sizeof(Datum) * ncolumns);
+	memcpy(nulls, all_nulls, sizeof(bool) * ncolumns);
+	pfree(all_values);
+	pfree(all_nulls);
+}
+
+HeapTuple
+EsCatalogRow(Relation table, int ncolumns, const Datum *values, const bool *nulls)
+{
+	int natts = check_columns(table, ncolumns);
+	Datum *all_values = palloc0(sizeof(Datum) * natts);
+	bool *all_nulls = palloc(sizeof(bool) * natts);
+	HeapTuple row;
+
+	memset(all_nulls, true, sizeof(bool) * natts);
+	memcpy(all_values, values, sizeof(Datum) * ncolumns);
+	memcpy(all_nulls, nulls, sizeof(bool) * ncolumns);
+	row = heap_form_tuple(RelationGetDescr(table), all_values, all_nulls);
+	pfree(all_values);
+	pfree(all_nulls);
+	return row;
+}
+
+/*
+ * Returns how many columns a table has.  The version was right when the table's OID
+ * was looked up; but who has waited for the lock on it may have waited for an upgrade.
+ */
+static int
+check_columns(Relation table, int ncolumns)
+{
+	int natts = RelationGetNumberOfAttributes(table);
+
+	EsCheckVersion();
+	if (natts < ncolumns)
+		elog(ERROR, "es.%s has %d columns instead of %d", RelationGetRelationName(table), natts,
+			 ncolumns);
+	return natts;
 }
 
 Oid

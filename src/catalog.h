@@ -7,6 +7,9 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "utils/rel.h"
+
 /* Columns of es.events, in their order. */
 typedef enum EsEventColumn
 {
@@ -59,6 +62,14 @@ typedef enum EsObject
 
 /* Returns the object's OID; an error unless the library's version of it is installed. */
 extern Oid EsCatalogOid(EsObject object);
+
+/*
+ * Read and make a row of one of the tables, which must be locked.  It has these
+ * columns, and may have more: the table may be another version's by now (then it
+ * is an error), or have columns that somebody has added to it.
+ */
+extern void EsCatalogRead(Relation table, HeapTuple row, int ncolumns, Datum *values, bool *nulls);
+extern HeapTuple EsCatalogRow(Relation table, int ncolumns, const Datum *values, const bool *nulls);
 
 /* Returns the extension's OID, for its owner and its membership. */
 extern Oid EsCatalogExtension(void);

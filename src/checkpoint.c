@@ -88,7 +88,7 @@ EsCheckpointReadAt(const char *projection, Snapshot snapshot, EsCheckpoint *chec
 		Datum values[CHECKPOINT_NCOLUMNS];
 		bool nulls[CHECKPOINT_NCOLUMNS];
 
-		heap_deform_tuple(tuple, RelationGetDescr(rows.table), values, nulls);
+		EsCatalogRead(rows.table, tuple, CHECKPOINT_NCOLUMNS, values, nulls);
 		checkpoint->position = DatumGetInt64(values[CHECKPOINT_POSITION]);
 		checkpoint->stopped = DatumGetBool(values[CHECKPOINT_STOPPED]);
 		if (!nulls[CHECKPOINT_ERROR])
@@ -127,7 +127,7 @@ EsCheckpointWrite(const char *projection, const EsCheckpoint *checkpoint)
 	values[CHECKPOINT_ERROR_POSITION] = Int64GetDatum(checkpoint->error_position);
 
 	open_rows(&rows, ES_OBJECT_CHECKPOINT, RowExclusiveLock, GetLatestSnapshot(), projection, 0, 0);
-	tuple = heap_form_tuple(RelationGetDescr(rows.table), values, nulls);
+	tuple = EsCatalogRow(rows.table, CHECKPOINT_NCOLUMNS, values, nulls);
 	old = EsRowsNext(&rows);
 	if (HeapTupleIsValid(old))
 		CatalogTupleUpdate(rows.table, &old->t_self, tuple);
@@ -163,7 +163,7 @@ EsCheckpointPark(const char *projection, int64 position, const char *reason)
 	values[PARKED_POSITION] = Int64GetDatum(position);
 	values[PARKED_REASON] = CStringGetTextDatum(reason);
 	values[PARKED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	CatalogTupleInsert(table, heap_form_tuple(RelationGetDescr(table), values, nulls));
+	CatalogTupleInsert(table, EsCatalogRow(table, PARKED_NCOLUMNS, values, nulls));
 	table_close(table, NoLock);
 	CommandCounterIncrement();
 }

@@ -63,7 +63,7 @@ static void register_callbacks(void);
 static void load_registry(void);
 static void index_filters(void);
 static List *read_registry(MemoryContext context);
-static EsProjection *load_projection(HeapTuple tuple, TupleDesc desc);
+static EsProjection *load_projection(Relation registry_table, HeapTuple row);
 static void read_statements(List *projections, Snapshot snapshot, MemoryContext context);
 static List *text_list(Datum array, bool isnull);
 static void discard_registry(void);
@@ -498,7 +498,7 @@ read_registry(MemoryContext context)
 	HeapTuple tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
-		list = lappend(list, load_projection(tuple, RelationGetDescr(relation)));
+		list = lappend(list, load_projection(relation, tuple));
 	MemoryContextSwitchTo(old);
 	registry_relation = RelationGetRelid(relation);
 	systable_endscan_ordered(scan);
@@ -510,7 +510,7 @@ read_registry(MemoryContext context)
 }
 
 static EsProjection *
-load_projection(HeapTuple tuple, TupleDesc desc)
+load_projection(Relation registry_table, HeapTuple row)
 {
 	EsProjection *projection = palloc0(sizeof(EsProjection));
 	Datum values[ES_PROJECTION_NCOLUMNS];
@@ -518,7 +518,7 @@ load_projection(HeapTuple tuple, TupleDesc desc)
 
 #define VALUE(column)  values[ES_PROJECTION_##column - 1]
 #define ISNULL(column) nulls[ES_PROJECTION_##column - 1]
-	heap_deform_tuple(tuple, desc, values, nulls);
+	EsCatalogRead(registry_table, row, ES_PROJECTION_NCOLUMNS, values, nulls);
 	projection->name = TextDatumGetCString(VALUE(NAME));
 	projection->target = DatumGetObjectId(VALUE(TARGET));
 	projection->apply = ISNULL(APPLY) ? NULL : TextDatumGetCString(VALUE(APPLY));
@@ -552,7 +552,7 @@ read_statements(List *projections, Snapshot snapshot, MemoryContext context)
 		char *name;
 		ListCell *lc;
 
-		heap_deform_tuple(tuple, RelationGetDescr(relation), values, nulls);
+		EsCatalogRead(relation, tuple, ES_HANDLER_NCOLUMNS, values, nulls);
 		name = TextDatumGetCString(values[ES_HANDLER_PROJECTION - 1]);
 		statement->event_type = NULL;
 		if (!nulls[ES_HANDLER_EVENT_TYPE - 1])

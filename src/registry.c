@@ -141,7 +141,7 @@ EsRegistrySetHandler(const char *name, const char *event_type, bool batch, const
 			event_type == NULL ? (Datum) 0 : CStringGetTextDatum(event_type);
 		values[ES_HANDLER_BATCH - 1] = BoolGetDatum(batch);
 		values[ES_HANDLER_STATEMENT - 1] = CStringGetTextDatum(statement);
-		CatalogTupleInsert(handlers, heap_form_tuple(RelationGetDescr(handlers), values, nulls));
+		CatalogTupleInsert(handlers, EsCatalogRow(handlers, ES_HANDLER_NCOLUMNS, values, nulls));
 	}
 	table_close(handlers, NoLock);
 	EsRegistryChanged();
@@ -528,7 +528,7 @@ add_row(const EsRegistryRow *row)
 	SET_NULL_IF(EVENT_TYPES, row->event_types == NULL);
 #undef SET
 #undef SET_NULL_IF
-	CatalogTupleInsert(registry, heap_form_tuple(RelationGetDescr(registry), values, nulls));
+	CatalogTupleInsert(registry, EsCatalogRow(registry, ES_PROJECTION_NCOLUMNS, values, nulls));
 	table_close(registry, NoLock);
 }
 

@@ -124,8 +124,8 @@ static EsQuery forget_query = {
 	{TEXTOID, INT4OID}};
 
 static void open_stream(EsRows *rows, int32 id, LOCKMODE lockmode);
-static EsStream *stream_of(HeapTuple tuple, TupleDesc desc);
-static HeapTuple tuple_of(const EsStream *stream, TupleDesc desc);
+static EsStream *stream_of(Relation streams, HeapTuple row);
+static HeapTuple tuple_of(const EsStream *stream, Relation streams);
 static EsStreamKind kind_of(Datum kind);
 static void read_filters(ArrayType **filters, int nfilters, const Datum *values, const bool *nulls);
 static int compare_streams(const ListCell *a, const ListCell *b);
@@ -147,7 +147,7 @@ EsSubscriptionRead(const char *name)
 		Datum values[SUBSCRIPTION_NCOLUMNS];
 		bool nulls[SUBSCRIPTION_NCOLUMNS];
 
-		heap_deform_tuple(tuple, RelationGetDescr(rows.table), values, nulls);
+		EsCatalogRead(rows.table, tuple, SUBSCRIPTION_NCOLUMNS, values, nulls);
 		subscription = palloc0(sizeof(EsSubscription));
 		subscription->name = pstrdup(name);
 		subscription->owner = DatumGetObjectId(values[SUBSCRIPTION_OWNER]);
@@ -237,7 +237,7 @@ EsStreamsRead(const char *subscription)
 	while (HeapTupleIsValid(tuple = EsRowsNext(&rows)))
 	{
 		CHECK_FOR_INTERRUPTS();
-		streams = lappend(streams, stream_of(tuple, RelationGetDescr(rows.table)));
+		streams = lappend(streams, stream_of(rows.table, tuple));
 	}
 	EsRowsClose(&rows);
 	list_sort(streams, compare_streams);
@@ -254,7 +254,7 @@ EsStreamRead(int32 id)
 	open_stream(&rows, id, AccessShareLock);
 	tuple = EsRowsNext(&rows);
 	if (HeapTupleIsValid(tuple))
-		stream = stream_of(tuple, RelationGetDescr(rows.table));
+		stream = stream_of(rows.table, tuple);
 	EsRowsClose(&rows);
 	return stream;
 }
@@ -294,7 +294,7 @@ EsStreamWrite(const EsStream *stream)
 	old = EsRowsNext(&rows);
 	if (!HeapTupleIsValid(old))
 		elog(ERROR, "stream %d of subscription \"%s\" is gone", stream->id, stream->subscription);
-	tuple = tuple_of(stream, RelationGetDescr(rows.table));
+	tuple = tuple_of(stream, rows.table);
 	CatalogTupleUpdate(rows.table, &old->t_self, tuple);
 	EsRowsClose(&rows);
 	heap_freetuple(tuple);
@@ -420,13 +420,13 @@ open_stream(EsRows *rows, int32 id, LOCKMODE lockmode)
 }
 
 static EsStream *
-stream_of(HeapTuple tuple, TupleDesc desc)
+stream_of(Relation streams, HeapTuple row)
 {
 	EsStream *stream = palloc0(sizeof(EsStream));
 	Datum values[STREAM_NCOLUMNS];
 	bool nulls[STREAM_NCOLUMNS];
 
-	heap_deform_tuple(tuple, desc, values, nulls);
+	EsCatalogRead(streams, row, STREAM_NCOLUMNS, values, nulls);
 	stream->id = DatumGetInt32(values[STREAM_ID]);
 	stream->subscription = TextDatumGetCString(values[STREAM_SUBSCRIPTION]);
 	stream->partition = DatumGetInt32(values[STREAM_PARTITION]);
@@ -456,7 +456,7 @@ stream_of(HeapTuple tuple, TupleDesc desc)
 }
 
 static HeapTuple
-tuple_of(const EsStream *stream, TupleDesc desc)
+tuple_of(const EsStream *stream, Relation streams)
 {
 	Datum values[STREAM_NCOLUMNS] = {0};
 	bool nulls[STREAM_NCOLUMNS] = {false};
@@ -491,7 +491,7 @@ tuple_of(const EsStream *stream, TupleDesc desc)
 		values[STREAM_ERROR] = CStringGetTextDatum(stream->error);
 	values[STREAM_ERROR_POSITION] = Int64GetDatum(stream->error_position);
 	nulls[STREAM_ERROR_POSITION] = stream->error_position == 0;
-	return heap_form_tuple(desc, values, nulls);
+	return EsCatalogRow(streams, STREAM_NCOLUMNS, values, nulls);
 }
 
 static EsStreamKind
