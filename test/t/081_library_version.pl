@@ -58,7 +58,8 @@ sub install_99
 	unlink "$dir{sharedir}/extension/pg_eventsourcing.control";
 	append_to_file("$dir{sharedir}/extension/pg_eventsourcing.control", $control);
 	append_to_file("$dir{sharedir}/extension/pg_eventsourcing--$version--99.0.sql",
-		"CREATE OR REPLACE FUNCTION es.version() RETURNS text LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_version';"
+		"CREATE OR REPLACE FUNCTION es.version() RETURNS text LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_version';\n"
+		  . 'ALTER TABLE es.projection_handler ' . join(', ', map { "ADD COLUMN later_$_ text" } 1 .. 40) . ";\n"
 	);
 }
 
@@ -77,7 +78,7 @@ SELECT es.grant_writer('clerk', '{account}');
 SELECT es.append('account', '1', 'A'););
 $node->safe_psql('postgres', 'CREATE ROLE clerk');
 my $append = q(SELECT es.append('account', '1', 'A'));
-foreach my $database ('app', 'other', 'dropped')
+foreach my $database ('app', 'other', 'dropped', 'late')
 {
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$node->safe_psql($database, $install);
@@ -90,6 +91,15 @@ sub connect_session
 	($in, $out) = ('', '');
 	return IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('app'), '-f', '-' ], '<', \$in, '>', \$out, '2>&1', $timer);
 }
+
+# Another one, which gets its commands without being waited for.
+$node->safe_psql('late', q(
+CREATE TABLE line (position bigint PRIMARY KEY);
+SELECT es.create_projection('line', 'line');
+SELECT es.set_handler('line', NULL, 'INSERT INTO line VALUES (event.position)');));
+my ($late_in, $late_out) = ("SET application_name = 'late'; SELECT es.append('account', '1', 'A');\n", '');
+my $late = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('late'), '-f', '-' ], '<', \$late_in, '>', \$late_out, '2>&1', $timer);
+$late->pump until $late_out =~ /^2$/m;
 
 sub ask
 {
@@ -140,6 +150,25 @@ is(ask($session, 'SELECT es.high_water_mark()'), "3\n", 'also with functions tha
 $node->safe_psql('dropped', 'DROP EXTENSION pg_eventsourcing CASCADE; DROP TABLE account');
 is($node->safe_psql('dropped', q(SELECT count(*) FROM pg_namespace AS n JOIN pg_proc AS p ON p.pronamespace = n.oid WHERE nspname = 'es')),
 	'0', 'it can be dropped');
+
+# A session of the old library that waits for a table to which the upgrade adds columns.
+# It has to read the registry again, as that has changed in the moment before.
+my ($upgrade_in, $upgrade_out) = ('', '');
+my $upgrade = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('late'), '-f', '-' ], '<', \$upgrade_in, '>', \$upgrade_out, '2>&1', $timer);
+$upgrade_in .= "ALTER EVENT TRIGGER es_follow_ddl DISABLE; ALTER EVENT TRIGGER es_before_ddl DISABLE; ALTER EVENT TRIGGER es_follow_partitions DISABLE;
+ALTER TABLE es.projection SET (fillfactor = 90);
+BEGIN;\nALTER EXTENSION pg_eventsourcing UPDATE;\n\\echo upgraded\n";
+$upgrade->pump until $upgrade_out =~ /^upgraded$/m;
+$late_in .= "$append;\n\\echo answered\n";
+$late->pump_nb;
+ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'late' AND wait_event_type = 'Lock')),
+	'a session of the old library waits');
+$upgrade_in .= "COMMIT;\n\\echo committed\n";
+$upgrade->pump until $upgrade_out =~ /^committed$/m;
+$late->pump until $late_out =~ /^answered$/m;
+like($late_out, $reconnect, 'and fails after the upgrade');
+$upgrade->finish;
+$late->finish;
 
 # An upgrade beside a transaction of the old library, which has written and ends as it wants.
 is(ask($session, "BEGIN; $append"), "4\n", 'a transaction begins');
