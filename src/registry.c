@@ -57,6 +57,7 @@
 
 static void add_trigger(const EsRegistryRow *row);
 static SysScanDesc scan_dependencies(Oid trigger, Relation *depend, ScanKeyData *keys);
+static void remove_leftover(Oid target);
 static void set_trigger(Oid table, bool protect);
 static char trigger_state(Oid relid);
 static void set_partition_triggers(Oid target, bool protect);
@@ -414,6 +415,7 @@ add_trigger(const EsRegistryRow *row)
 	ObjectAddress trigger;
 	ObjectAddress function;
 
+	remove_leftover(row->target);
 	execute(psprintf("CREATE TRIGGER " PROTECT_TRIGGER
 					 " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s"
 					 " FOR EACH STATEMENT EXECUTE FUNCTION es.refuse_direct_write()",
@@ -425,6 +427,29 @@ add_trigger(const EsRegistryRow *row)
 					 get_trigger_oid(row->target, PROTECT_TRIGGER, false));
 	ObjectAddressSet(function, ProcedureRelationId, row->function);
 	recordDependencyOn(&trigger, &function, DEPENDENCY_NORMAL);
+}
+
+/* Removes the trigger of a table that a dump of parts has brought here without its projection. */
+static void
+remove_leftover(Oid target)
+{
+	Relation table = table_open(target, AccessShareLock);
+	bool found = false;
+
+	for (int i = 0; table->trigdesc != NULL && i < table->trigdesc->numtriggers; i++)
+	{
+		Trigger *trigger = &table->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, PROTECT_TRIGGER) == 0 &&
+			strcmp(get_func_name(trigger->tgfoid), "refuse_direct_write") == 0 &&
+			get_func_namespace(trigger->tgfoid) == get_namespace_oid("es", false))
+			found = true;
+	}
+	table_close(table, NoLock);
+	if (!found)
+		return;
+	EsRegistryUnprotect(target, false);
+	CommandCounterIncrement();
 }
 
 /* Enables or disables the trigger of a table. */
