@@ -9,7 +9,8 @@
  *
  * Locks: RowExclusiveLock on the state table, which a replay and DDL wait for,
  * then the checkpoint's lock, which lets one session at a time bring the table
- * up to date.  Readers and writers of the log wait for neither.
+ * up to date.  Readers and writers of the log wait for neither.  Who runs all
+ * projections locks them first, in the order of their tables' OIDs.
  *
  * Errors.  Events are applied in chunks, each in a subtransaction.  If one
  * fails, the events before the one to blame are applied on their own.  A batch
@@ -70,6 +71,7 @@ typedef struct Run
 typedef struct Candidate
 {
 	char *name;
+	Oid target;
 	int64 position;
 } Candidate;
 
@@ -77,7 +79,9 @@ ES_FUNCTION_INFO_V1(es_run_projections);
 ES_FUNCTION_INFO_V1(es_wait_for);
 
 static int64 run_all(int64 max_events);
+static void lock_all(List *list);
 static List *candidates(void);
+static int compare_targets(const ListCell *a, const ListCell *b);
 static int compare_positions(const ListCell *a, const ListCell *b);
 static int64 run_projection(const char *name, int64 max_events, int64 max_failures, bool named,
 							bool *more);
@@ -215,6 +219,7 @@ run_all(int64 max_events)
 	int64 events = 0;
 	ListCell *lc;
 
+	lock_all(list);
 	list_sort(list, compare_positions);
 	foreach(lc, list)
 	{
@@ -225,6 +230,28 @@ run_all(int64 max_events)
 		events += run_projection(candidate->name, max_events - events, PG_INT64_MAX, false, NULL);
 	}
 	return events;
+}
+
+/*
+ * Locks projections in an order that is the same for everybody, so that those who
+ * run them all don't deadlock; then finds out how far they are.
+ */
+static void
+lock_all(List *list)
+{
+	ListCell *lc;
+
+	list_sort(list, compare_targets);
+	foreach(lc, list)
+	{
+		Candidate *candidate = lfirst(lc);
+		EsCheckpoint checkpoint;
+
+		LockRelationOid(candidate->target, RowExclusiveLock);
+		EsCheckpointLock(candidate->target);
+		if (EsCheckpointRead(candidate->name, &checkpoint))
+			candidate->position = checkpoint.position;
+	}
 }
 
 /* Returns the projections that may have to be brought up to date. */
@@ -245,10 +272,20 @@ candidates(void)
 			continue;
 		candidate = palloc(sizeof(Candidate));
 		candidate->name = pstrdup(projection->name);
+		candidate->target = projection->target;
 		candidate->position = checkpoint.position;
 		list = lappend(list, candidate);
 	}
 	return list;
+}
+
+static int
+compare_targets(const ListCell *a, const ListCell *b)
+{
+	Oid ta = ((Candidate *) lfirst(a))->target;
+	Oid tb = ((Candidate *) lfirst(b))->target;
+
+	return ta < tb ? -1 : ta > tb;
 }
 
 static int

@@ -191,5 +191,20 @@ is($node->safe_psql('postgres', "SELECT es.wait_for('lines', $position, '0s')"),
 like($waiting->query_safe(q(SELECT 'done')), qr/t\n.*done|done/, 'who has waited goes on');
 $waiting->quit;
 
+# Many sessions run them, in parts, by name and all at once: nobody meets a deadlock.
+$writers = EsLoad->start($node, 'writers', { one => $writes{'one@6'} }, '-c', 1, '-T', 4);
+$runner = EsLoad->start($node, 'runner',
+	{
+		all => 'SELECT es.run_projections();',
+		part => "\\set n random(1, 20)\nSELECT es.run_projections(NULL, :n);",
+		one => "SELECT es.run_projections((ARRAY['chain', 'lines', 'totals'])[1 + floor(random() * 3)::integer]);"
+	},
+	'-c', 4, '-T', 4);
+my $ran = $runner->finish;
+is("$ran->{exit} $ran->{failed}", '0 0', 'they all run') or diag $ran->{stderr};
+cmp_ok($ran->{processed}, '>', 0, 'so they do');
+$writers->finish;
+compare('many runs');
+
 $node->stop;
 done_testing();
