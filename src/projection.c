@@ -66,7 +66,6 @@ static List *read_registry(MemoryContext context);
 static EsProjection *load_projection(Relation registry_table, HeapTuple row);
 static void read_statements(List *projections, Snapshot snapshot, MemoryContext context);
 static List *text_list(Datum array, bool isnull);
-static void discard_registry(void);
 static void free_garbage(void);
 static void discard(MemoryContext context);
 static void compile(EsProjection *projection, Relation target);
@@ -452,7 +451,7 @@ load_registry(void)
 		list = read_registry(context);
 	} while (changes != registry_changes);
 
-	discard_registry();
+	discard(registry_context); /* and the compiled folds with it */
 	MemoryContextSetParent(context, CacheMemoryContext);
 	registry_context = context;
 	registry = list;
@@ -591,16 +590,6 @@ text_list(Datum array, bool isnull)
 }
 
 static void
-discard_registry(void)
-{
-	ListCell *lc;
-
-	foreach(lc, registry)
-		discard(((EsProjection *) lfirst(lc))->fold_context);
-	discard(registry_context);
-}
-
-static void
 free_garbage(void)
 {
 	while (garbage != NIL)
@@ -623,12 +612,17 @@ discard(MemoryContext context)
 		MemoryContextDelete(context);
 		return;
 	}
+	/* Each by itself: its parent may be garbage as well. */
+	MemoryContextSetParent(context, TopMemoryContext);
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	garbage = lappend(garbage, context);
 	MemoryContextSwitchTo(old);
 }
 
-/* Compiles the fold in a context of its own, which is kept only if that succeeds. */
+/*
+ * Compiles the fold in a context of its own, which is kept only if that succeeds, as
+ * long as the projection: a registry that has been replaced may still be used.
+ */
 static void
 compile(EsProjection *projection, Relation target)
 {
@@ -647,7 +641,7 @@ compile(EsProjection *projection, Relation target)
 	MemoryContextSwitchTo(old);
 	fold->valid = changes == fold_changes;
 
-	MemoryContextSetParent(context, CacheMemoryContext);
+	MemoryContextSetParent(context, GetMemoryChunkContext(projection));
 	projection->fold = fold;
 	projection->fold_context = context;
 }
