@@ -31,6 +31,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "failure.h"
 #include "foldlog.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -307,7 +308,7 @@ try_physical_order(LogFold *log, bool *fits)
 		CurrentResourceOwner = inner;
 		clear_batch(log); /* which pins pages in the name of the subtransaction */
 		RollbackAndReleaseCurrentSubTransaction();
-		if (!EsProjectionToBlame(error))
+		if (!EsFailureToBlame(error))
 			ReThrowError(error);
 		FreeErrorData(error);
 		done = false;

@@ -37,6 +37,7 @@
 #include "compat.h"
 #include "errors.h"
 #include "executor/spi.h"
+#include "failure.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -340,7 +341,7 @@ try_statements(const char *name)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		if (!EsProjectionToBlame(error))
+		if (!EsFailureToBlame(error))
 			ReThrowError(error);
 	}
 	PG_END_TRY();

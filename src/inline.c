@@ -35,6 +35,7 @@
 #include "commands/trigger.h"
 #include "errors.h"
 #include "executor/executor.h"
+#include "failure.h"
 #include "fmgr.h"
 #include "inline.h"
 #include "keylock.h"
@@ -321,7 +322,7 @@ apply_projection(EsProjection *projection, Statement *statement)
 	{
 		rewind_events(statement);
 		EsProjectionFailed(projection,
-						   EsProjectionFindEvent(statement->events, statement->event, position),
+						   EsFailureFindEvent(statement->events, statement->event, position),
 						   context);
 	}
 	PG_END_TRY();

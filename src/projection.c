@@ -32,9 +32,9 @@
 #include "errors.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "failure.h"
 #include "filter.h"
 #include "handler.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "position.h"
 #include "projection.h"
@@ -76,12 +76,11 @@ static bool passes_filter(List *list, TupleTableSlot *event, EsEventColumn colum
 static void relation_changed(Datum arg, Oid relid);
 static void object_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void transaction_ended(XactEvent event, void *arg);
-static void subtransaction_changed(SubXactEvent event, SubTransactionId mySubid,
-								   SubTransactionId parentSubid, void *arg);
 pg_noreturn static void fail(EsProjection *projection, TupleTableSlot *event, int64 position,
 							 MemoryContext context);
 static int64 event_position(TupleTableSlot *event);
-static char *describe_event(TupleTableSlot *event);
+static void subtransaction_changed(SubXactEvent event, SubTransactionId mySubid,
+								   SubTransactionId parentSubid, void *arg);
 
 void
 EsProjectionsEnter(void)
@@ -333,38 +332,6 @@ EsProjectionReset(EsProjection *projection)
 		projection->fold->valid = false;
 }
 
-/*
- * Not to blame are the SQLSTATEs that a client acts on (retry, cancel, shut
- * down), and those that don't come from the event.
- */
-bool
-EsProjectionToBlame(ErrorData *error)
-{
-	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-
-	return category != ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) &&
-		category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
-		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
-		category != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
-		error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED &&
-		error->sqlerrcode != ES_ERRCODE_REPLAY_NOT_POSSIBLE;
-}
-
-TupleTableSlot *
-EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event, int64 position)
-{
-	/* An event that is read from a file must not go with the context of the error. */
-	MemoryContext old = MemoryContextSwitchTo(event->tts_mcxt);
-	bool found = false;
-	bool isnull;
-
-	while (!found && tuplestore_gettupleslot(events, true, false, event))
-		found = DatumGetInt64(slot_getattr(event, ES_EVENT_POSITION, &isnull)) == position;
-	MemoryContextSwitchTo(old);
-	return found ? event : NULL;
-}
-
 void
 EsProjectionFailed(EsProjection *projection, TupleTableSlot *event, MemoryContext context)
 {
@@ -378,45 +345,15 @@ EsProjectionFailedAt(EsProjection *projection, int64 position, MemoryContext con
 }
 
 /*
- * Rethrows the current error.  The fold is compiled anew after it: what functions
- * keep in it between two calls may be in any state.  A row that the session's user may
- * not read is in the server's log only.
+ * The fold is compiled anew after an error: what functions keep in it between two
+ * calls may be in any state.
  */
 static void
 fail(EsProjection *projection, TupleTableSlot *event, int64 position, MemoryContext context)
 {
-	ErrorData *cause;
-	char *description = NULL;
-	char *logged = NULL;
-
 	EsProjectionReset(projection);
 	projection->failed_position = position;
-	MemoryContextSwitchTo(context);
-	cause = CopyErrorData();
-	if (!EsProjectionToBlame(cause))
-		PG_RE_THROW();
-
-	FlushErrorState();
-	if (event != NULL)
-		description = describe_event(event);
-	else if (position != 0)
-		description = psprintf("The last event of the row is at position " INT64_FORMAT ".",
-							   position);
-	if (EsActingHidesDetail(cause, projection->target))
-	{
-		logged = psprintf("%s%s%s", description == NULL ? "" : description,
-						  description == NULL ? "" : "\n", cause->detail);
-		cause->detail = NULL;
-	}
-	ereport(ERROR,
-			(errcode(ES_ERRCODE_PROJECTION_FAILED),
-			 errmsg("projection \"%s\" failed: %s", projection->name, cause->message),
-			 description == NULL ? 0 : errdetail_internal("%s", description),
-			 logged == NULL ? 0 : errdetail_log("%s", logged),
-			 cause->hint == NULL ? 0 : errhint("%s", cause->hint),
-			 errcontext("cause: %s%s%s%s%s", unpack_sql_state(cause->sqlerrcode),
-						cause->detail == NULL ? "" : ", ", cause->detail == NULL ? "" : cause->detail,
-						cause->context == NULL ? "" : "\n", cause->context == NULL ? "" : cause->context)));
+	EsFailureRaise(projection->name, projection->target, event, position, context);
 }
 
 static void
@@ -776,31 +713,4 @@ event_position(TupleTableSlot *event)
 	Datum position = slot_getattr(event, ES_EVENT_POSITION, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(position);
-}
-
-/* Names an event; one that is not in the log yet may lack its position, version and id. */
-static char *
-describe_event(TupleTableSlot *event)
-{
-	StringInfoData buf;
-
-	slot_getallattrs(event);
-#define VALUE(column)  event->tts_values[ES_EVENT_##column - 1]
-#define ISNULL(column) event->tts_isnull[ES_EVENT_##column - 1]
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "Event \"%s\" of aggregate %s/%s",
-					 TextDatumGetCString(VALUE(EVENT_TYPE)),
-					 TextDatumGetCString(VALUE(AGGREGATE_TYPE)),
-					 TextDatumGetCString(VALUE(AGGREGATE_ID)));
-	if (!ISNULL(VERSION))
-		appendStringInfo(&buf, ", version " INT64_FORMAT, DatumGetInt64(VALUE(VERSION)));
-	if (!ISNULL(POSITION))
-		appendStringInfo(&buf, ", position " INT64_FORMAT, DatumGetInt64(VALUE(POSITION)));
-	if (!ISNULL(EVENT_ID))
-		appendStringInfo(&buf, ", event id %s",
-						 DatumGetCString(DirectFunctionCall1(uuid_out, VALUE(EVENT_ID))));
-	appendStringInfoChar(&buf, '.');
-#undef VALUE
-#undef ISNULL
-	return buf.data;
 }

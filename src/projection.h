@@ -166,13 +166,6 @@ extern uint64 EsProjectionChanges(void);
 /* Has the fold compiled anew when it is used next. */
 extern void EsProjectionReset(EsProjection *projection);
 
-/* Says whether an error may come from the event, not from the system or another transaction. */
-extern bool EsProjectionToBlame(ErrorData *error);
-
-/* Fetches the event at a position, reading on; null: it is not there. */
-extern TupleTableSlot *EsProjectionFindEvent(Tuplestorestate *events, TupleTableSlot *event,
-											 int64 position);
-
 /*
  * Rethrows the current error as SE008, naming the event it is about (may be
  * null), which is also noted in the projection.

@@ -31,6 +31,7 @@
 #include "access/xact.h"
 #include "catchup.h"
 #include "errors.h"
+#include "failure.h"
 #include "foldlog.h"
 #include "heaps.h"
 #include "parallel.h"
@@ -138,7 +139,7 @@ build_in_parallel(Rebuild *rebuild, const EsFoldSpec *spec, int nworkers, EsFold
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED && !EsProjectionToBlame(error))
+		if (error->sqlerrcode != ES_ERRCODE_PROJECTION_FAILED && !EsFailureToBlame(error))
 			ReThrowError(error);
 		ereport(DEBUG1,
 				(errmsg_internal("parallel replay starts again without workers: %s", error->message)));

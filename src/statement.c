@@ -36,6 +36,7 @@
 #include "errors.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "failure.h"
 #include "filter.h"
 #include "guc.h"
 #include "handler.h"
@@ -413,7 +414,7 @@ run_chunk(EsProjection *projection, Relation target, Tuplestorestate *chunk,
 	PG_CATCH();
 	{
 		tuplestore_rescan(chunk);
-		EsProjectionFailed(projection, EsProjectionFindEvent(chunk, event, position), context);
+		EsProjectionFailed(projection, EsFailureFindEvent(chunk, event, position), context);
 	}
 	PG_END_TRY();
 }

@@ -334,7 +334,8 @@ build()
 
 # Puts a script in the place of the copied server, which starts it with the runtime of
 # AddressSanitizer.  PostgreSQL itself is not instrumented, and frees at the end of a
-# process what it has not freed: leaks are not looked for.
+# process what it has not freed: leaks are not looked for.  With some libraries that a
+# distribution's PostgreSQL is linked with (libp11-kit), the runtime waits for itself.
 sanitize()
 {
 	mv "$BINDIR/postgres" "$BINDIR/postgres.real"
@@ -346,6 +347,7 @@ sanitize()
 		exec -a "\$0" "\$0.real" "\$@"
 	END
 	chmod 755 "$BINDIR/postgres"
+	timeout 60 "$BINDIR/postgres" -V >/dev/null 2>&1 || die "This PostgreSQL does not start with AddressSanitizer."
 }
 
 # Copies PostgreSQL's programs, modules and support files to $WORK/pg.  They

@@ -37,7 +37,7 @@ my @loops = (
 	[ 'copies', 4, 100, q(PERFORM es.create_environment('past', 50, projections => '{small}'); EXECUTE 'DROP SCHEMA past CASCADE') ],
 	[ 'async runs', 16, 1_000, q(PERFORM es.append('late', '1', 'x'); COMMIT; PERFORM es.run_projections()) ],
 	[ 'fetches', 33, 2_000, q(PERFORM es.append('account', (n % 50)::text, 'Deposited', '{"amount": 1}'); COMMIT; PERFORM count(*) FROM es.fetch('reader', 10); PERFORM es.ack(max(lease_id)) FROM es.subscriptions WHERE name = 'reader' HAVING max(lease_id) IS NOT NULL) ],
-	[ 'nacks', 16, 1_000, q(PERFORM es.nack((SELECT max(f.lease_id) FROM es.fetch('nacker', 1) AS f), (SELECT min(position) FROM es.events WHERE position > (SELECT checkpoint FROM es.subscriptions WHERE name = 'nacker' AND kind = 'live')), 'no', false)) ],
+	[ 'nacks', 16, 1_000, q(PERFORM es.nack((SELECT max(f.lease_id) FROM es.fetch('nacker', 1) AS f), (SELECT min(position) FROM es.events WHERE position > (SELECT checkpoint FROM es.subscriptions WHERE name = 'nacker')), 'no', false)) ],
 	[ 'subscriptions', 16, 1_000, q(PERFORM es.create_subscription('s'); PERFORM es.playback('s', 0, 5); PERFORM es.seek('s', 3); PERFORM es.drop_subscription('s')) ],
 	[ 'rights', 16, 1_000, q(PERFORM es.grant_writer('pg_monitor', ARRAY['t' || n % 10]); PERFORM es.revoke_writer('pg_monitor')) ],
 	# Last, and with few projections left, as they are many.
