@@ -53,7 +53,8 @@
 #include "version.h"
 
 #define PARTITION_CHUNK 1000  /* events read at once to find those of one partition */
-#define LOOK_AGAIN      100   /* milliseconds between two looks at the streams */
+#define LOOK_AGAIN      100   /* milliseconds between two looks at the streams, or a */
+#define LOOK_STREAMS    2     /* millisecond for so many streams, if that is longer */
 #define STORE_AFTER     1000  /* milliseconds after which a checkpoint is stored again */
 #define STORE_FROM      10000 /* positions read in vain that are stored in any case */
 #define MAX_WAITING     1000  /* events put into the waiting line at once */
@@ -229,11 +230,13 @@ es_fetch(PG_FUNCTION_ARGS)
 		TimestampTz now = GetCurrentTimestamp();
 		List *streams;
 		bool again = false;
+		int look_again;
 
 		fetch.mark = EsHighWaterMarkKnown();
 		fetch.mark_stays = now < until && EsHighWaterMarkIsRecent();
 		fetch.subscription = EsSubscriptionFind(name);
 		streams = EsStreamsRead(name);
+		look_again = Max(LOOK_AGAIN, list_length(streams) / LOOK_STREAMS);
 		done = look_at_all(&fetch, streams, &again);
 		if (!done && !again && (now >= until || fetch.stored))
 		{
@@ -244,7 +247,7 @@ es_fetch(PG_FUNCTION_ARGS)
 		MemoryContextReset(fetch.context);
 		if (!done && !again)
 			(void) EsHighWaterMarkWait(fetch.mark,
-									   Min(until, TimestampTzPlusMilliseconds(now, LOOK_AGAIN)));
+									   Min(until, TimestampTzPlusMilliseconds(now, look_again)));
 		CHECK_FOR_INTERRUPTS();
 	} while (!done);
 	MemoryContextDelete(fetch.context);
