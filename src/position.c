@@ -85,7 +85,7 @@
 #define NODE_RESERVE UINT64CONST(0x100000000)
 
 #define POLL_INTERVAL 5 /* milliseconds between two looks at the log, unless the worker tells */
-#define MIN_INTERVAL  1 /* milliseconds between two marks that a waiting session computes */
+#define MIN_INTERVAL  3 /* milliseconds between two marks that a waiting session computes */
 
 /* When the session has computed a mark. */
 static TimestampTz computed_at = 0;

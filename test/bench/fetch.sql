@@ -1,1 +1,1 @@
-SELECT count(*), es.ack(lease_id) FROM es.fetch('consumed', :batch) GROUP BY lease_id;
+SELECT count(*), es.ack(lease_id) FROM es.fetch('consumed' || :consumers::text, :batch) GROUP BY lease_id;

@@ -13,6 +13,6 @@ CREATE TABLE queue (
 );
 INSERT INTO queue SELECT position, aggregate_type, aggregate_id, event_type, data FROM es.events ORDER BY position;
 
-SELECT es.create_subscription('consumed', partitions => 4);
+SELECT es.create_subscription('consumed' || n, partitions => n) FROM unnest(ARRAY[1, 4]) AS n;
 
 VACUUM ANALYZE;
