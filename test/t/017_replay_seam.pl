@@ -277,7 +277,8 @@ SELECT relname FROM pg_class WHERE relname ~ '^pg_temp_|_replay' OR relrewrite <
 UNION ALL
 SELECT 'toast of nothing' FROM pg_class AS t WHERE relkind = 't' AND oid >= 16384 AND NOT EXISTS (SELECT FROM pg_class WHERE reltoastrelid = t.oid)
 UNION ALL
-SELECT concat(locktype, ' ', mode, ' ', relation::regclass) FROM pg_locks WHERE (relation = 'account'::regclass OR locktype = 'advisory')
+SELECT concat(locktype, ' ', mode, ' ', relation::regclass) FROM pg_locks AS l WHERE (relation = 'account'::regclass OR locktype = 'advisory')
+	AND (pid IS NULL OR EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = l.pid AND backend_type <> 'autovacuum worker'))
 UNION ALL
 SELECT query FROM pg_stat_activity WHERE backend_type LIKE 'parallel%'
 UNION ALL
