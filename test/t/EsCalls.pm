@@ -287,7 +287,7 @@ sub calls
 		follow_ddl => [ { before => "$fresh $create $missing;", call => q(ALTER FUNCTION fresh%s_apply RENAME TO fresh%s_apply), plain => 1, utility => 1, writes => 1, code => '42723', after => $drop },
 			{ before => "$fresh $create $missing;", call => q(ALTER TABLE fresh%s RENAME balance TO amount), plain => 1, utility => 1, writes => 1, after => "$drop DROP TABLE IF EXISTS fresh%s CASCADE;" } ],
 		follow_partitions => [ { call => q(CREATE TABLE parts_%s PARTITION OF parts FOR VALUES IN ('none%s')), after => 'DROP TABLE IF EXISTS parts_%s;', plain => 1, utility => 1, writes => 1 } ],
-		registry_changed => [ { call => q(UPDATE es.projection SET on_error = on_error WHERE name = 'later'), plain => 1, writes => 1 } ],
+		registry_changed => [ { call => q(UPDATE es.projection SET on_error = on_error WHERE name = 'tally'), plain => 1, writes => 1 } ],
 		is_replaying => [ { call => q(SELECT es.is_replaying()), parallel => 'r' } ],
 		replays => [ { call => q(SELECT * FROM es.replays()), parallel => 'r' } ],
 
